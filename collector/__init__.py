@@ -1,0 +1,1 @@
+"""Packets to rows, rows to lines: the collector of flowml."""

@@ -1,0 +1,194 @@
+"""The numpy mirror of bpf/flow.h: flows as they come out of the kernel.
+
+`loader.py` compares these dtypes, field by field, with what was compiled and refuses to start when they
+differ; nothing else in Python knows an offset.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collector.errors import AbiError
+
+__all__ = [
+    "COUNTERS",
+    "FATES",
+    "FLOW",
+    "SWEEP",
+    "Reason",
+    "Rows",
+    "bytes_sum",
+    "check_layout",
+    "is_tls",
+    "packets",
+    "ttl_sum",
+]
+
+Rows = npt.NDArray[Any]
+"""A structured array of dtype `FLOW`, shape (n_flows,)."""
+
+SIDE = np.dtype(
+    [
+        ("gate", "<u8"),
+        ("bytes", "<u8"),
+        ("first_ns", "<u8"),
+        ("last_ns", "<u8"),
+        ("handshake_ns", "<u8"),
+        ("ttl_excess", "<i8"),
+        ("ttl_first", "<u8"),
+        ("hello", "<u8"),
+    ]
+)
+
+KEY = np.dtype([("low_addr", ">u4"), ("high_addr", ">u4"), ("low_port", ">u2"), ("high_port", ">u2")])
+
+FLOW = np.dtype(
+    [
+        ("side", SIDE, (2,)),
+        ("key", KEY),
+        ("stream_start", "<u4"),
+        ("fins", "<u8"),
+        ("reason", "<u8"),
+        ("slot", "<u4"),
+        ("source_mac", "u1", (6,)),
+        ("originator_is_high", "u1"),
+        ("parked", "u1"),
+        ("reserved", "<u4", (5,)),
+    ]
+)
+
+SWEEP = np.dtype([("high_water", "<u8"), ("next", "<u4"), ("mode", "<u4")])
+
+FATES = (
+    "tracked",
+    "untracked",
+    "table_full",
+    "contended",
+    "not_ip",
+    "ipv6",
+    "not_tcp",
+    "fragment",
+    "malformed",
+    "truncated",
+)
+"""What became of a packet: exactly one of these for each packet that a hook saw."""
+
+EVENTS = ("opened", "delivered", "filtered", "parked")
+
+COUNTERS = np.dtype([(name, "<u8") for name in FATES + EVENTS])
+
+ORIGINATOR, RESPONDER = 0, 1
+
+_SEGMENT_SHIFT, _SEGMENT_MASK = np.uint64(12), np.uint64((1 << 36) - 1)
+_TTL_SEEN = 256
+_HELLO_DECIDED = 0b100011
+
+
+class Reason(enum.IntEnum):
+    """Why a flow ended (`enum reason` of flow.h)."""
+
+    FIN = 1
+    RST = 2
+    IDLE = 3
+    ESTABLISH = 4
+    SHUTDOWN = 5
+
+
+class SweepMode(enum.IntEnum):
+    """What a sweep does with a slot (`enum sweep_mode` of flow.h)."""
+
+    FILL = 0
+    TIMEOUT = 1
+    SHUTDOWN = 2
+
+
+def packets(rows: Rows, side: int) -> npt.NDArray[np.uint64]:
+    """Segments that this side sent, shape (n_flows,)."""
+    gate: npt.NDArray[np.uint64] = rows["side"][:, side]["gate"]
+    return (gate >> _SEGMENT_SHIFT) & _SEGMENT_MASK
+
+
+def bytes_sum(rows: Rows, side: int) -> npt.NDArray[np.uint64]:
+    """Sum of the IP sizes that this side sent, bytes, shape (n_flows,)."""
+    total: npt.NDArray[np.uint64] = rows["side"][:, side]["bytes"]
+    return total
+
+
+def ttl_sum(rows: Rows, side: int) -> npt.NDArray[np.int64]:
+    """Sum of the TTLs of this side's segments, shape (n_flows,).
+
+    The kernel keeps the first TTL and the sum of the differences from it, which is nearly always 0.
+    """
+    one = rows["side"][:, side]
+    first = one["ttl_first"].astype(np.int64) - _TTL_SEEN
+    total: npt.NDArray[np.int64] = np.where(
+        one["ttl_first"] == 0, 0, first * packets(rows, side).astype(np.int64) + one["ttl_excess"]
+    )
+    return total
+
+
+def is_tls(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Whether the originator's stream begins with a TLS ClientHello, shape (n_flows,)."""
+    tls: npt.NDArray[np.bool_] = rows["side"][:, ORIGINATOR]["hello"] == _HELLO_DECIDED
+    return tls
+
+
+def endpoints(rows: Rows) -> tuple[Rows, Rows, Rows, Rows]:
+    """Originator's address and port, responder's address and port, each of shape (n_flows,).
+
+    Addresses are ``>u4``: their bytes are in network order.
+    """
+    key, high = rows["key"], rows["originator_is_high"].astype(bool)
+    return (
+        np.where(high, key["high_addr"], key["low_addr"]).astype(">u4"),
+        np.where(high, key["high_port"], key["low_port"]),
+        np.where(high, key["low_addr"], key["high_addr"]).astype(">u4"),
+        np.where(high, key["low_port"], key["high_port"]),
+    )
+
+
+def layout(dtype: np.dtype[Any], prefix: str = "") -> dict[str, tuple[int, int]]:
+    """Every leaf field of a structured dtype: dotted name to (offset, size) in bytes."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in dtype.names or ():
+        field = dtype.fields[name]  # type: ignore[index]
+        inner, offset = field[0], field[1]
+        base = inner.base
+        if base.names is None:
+            found[prefix + name] = (offset, inner.itemsize)
+            continue
+        count = inner.itemsize // base.itemsize
+        for i in range(count):
+            part = f"{prefix}{name}[{i}]." if inner.shape else f"{prefix}{name}."
+            for key, (at, size) in layout(base, part).items():
+                found[key] = (offset + i * base.itemsize + at, size)
+    return found
+
+
+def check_layout(compiled: dict[str, dict[str, list[int]]]) -> None:
+    """Compares what was compiled with the dtypes above.
+
+    Parameters
+    ----------
+    compiled
+        For "flow", "counters" and "sweep": dotted field name to [offset, size].
+
+    Raises
+    ------
+    AbiError
+        When a field is missing, surplus, or lies elsewhere.
+    """
+    for what, dtype in (("flow", FLOW), ("counters", COUNTERS), ("sweep", SWEEP)):
+        ours = {name: list(place) for name, place in layout(dtype).items()}
+        theirs = compiled[what]
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise AbiError(
+                    f"struct {what}: field {name} is at {theirs.get(name)} in the compiled program and at "
+                    f"{ours.get(name)} in collector/records.py ([offset, size]); "
+                    "bpf/flow.h and records.py must change together"
+                )

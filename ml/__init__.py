@@ -1,0 +1,1 @@
+"""Rows to labels: training data, models and their contract."""
