@@ -71,14 +71,16 @@ struct flow_side {
 
 #define TTL_SEEN 256 /* tells a first TTL of 0 from no segment at all */
 
-/* A ClientHello shows in three bytes of the originator's stream. */
-#define HELLO_BYTES 6	      /* stream bytes 0 to 5 decide */
-#define HELLO_SEEN(i) (1ULL << (i))
-#define HELLO_WRONG(i) (1ULL << (8 + (i)))
-#define HELLO_DECIDED (HELLO_SEEN(0) | HELLO_SEEN(1) | HELLO_SEEN(5))
-#define TLS_HANDSHAKE 22    /* stream byte 0: record content type (RFC 8446, 5.1) */
-#define TLS_MAJOR 3	    /* stream byte 1: record version, major part */
-#define TLS_CLIENT_HELLO 1  /* stream byte 5: handshake type (RFC 8446, 4) */
+/*
+ * A ClientHello shows in three bytes of the originator's stream: 0, the record's content type, handshake
+ * (22); 1, the major part of its version (3); 5, the handshake's type, ClientHello (1). RFC 8446, 4 and
+ * 5.1. `hello` holds 0xff at the place of each that was seen, and the top bit if one was another byte.
+ */
+#define HELLO_BYTES 6 /* stream bytes 0 to 5 decide */
+#define HELLO_BYTES_MAX 8
+#define HELLO_MASK 0x0000ff000000ffffULL
+#define HELLO_EXPECTED 0x0000010000000316ULL
+#define HELLO_WRONG (1ULL << 63)
 
 /* ---- A flow ---- */
 

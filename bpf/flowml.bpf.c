@@ -8,10 +8,9 @@
 #include "parse.h"
 #include "track.h"
 
-#define ATTEMPTS 4 /* look-ups of one packet: a flow may end between look-up and entering */
+#define ATTEMPTS 4 /* look-ups of one packet: its flow may end between look-up and entering */
 #define EEXIST 17
 #define TC_ACT_UNSPEC (-1)
-#define HEADERS_MAX 142 /* Ethernet, two tags, the longest IPv4 and TCP headers */
 #define MMAPABLE (1U << 10) /* BPF_F_MMAPABLE: the array starts on a page, so a slot on a cache line */
 
 /* Tuple to slot. Written when a flow opens, deleted by whoever ends it. Plain: LRU evicts live entries. */
@@ -31,6 +30,12 @@ BPF_F_TABLE("percpu_array", __u32, struct counters, counters, 1, 0);
 
 /* Where the sweep is, and how far it has to go. Written by user space while no sweep runs. */
 BPF_F_TABLE("array", __u32, struct sweep, sweeps, 1, MMAPABLE);
+
+/* Which hook a packet came through: one of the two, known when compiling. */
+struct hook {
+	struct xdp_md *xdp;
+	struct __sk_buff *skb;
+};
 
 static __always_inline void count(enum counter which)
 {
@@ -79,7 +84,32 @@ static __always_inline void leave(struct flow *flow, __u32 slot, enum side side,
 		deliver(flow, slot);
 }
 
-static __always_inline enum counter open_connection(const struct packet *pkt, __u64 now, int *again)
+/*
+ * The payload bytes that show a ClientHello. TC hands over buffers whose payload lies outside of what
+ * can be read in place; only the one segment of a connection that is asked for it pays for the copy.
+ */
+static __always_inline struct head read_head(struct hook *hook, const struct packet *pkt)
+{
+	const __u8 *frame, *end;
+	struct head head = {};
+	__u8 byte;
+
+	if (!hook->skb) {
+		frame = (const __u8 *)(long)hook->xdp->data;
+		end = (const __u8 *)(long)hook->xdp->data_end;
+		return payload_head(frame, end, pkt);
+	}
+	head.len = pkt->payload_len < HELLO_BYTES ? pkt->payload_len : HELLO_BYTES;
+	for (int i = 0; i < HELLO_BYTES; i++) {
+		if (bpf_skb_load_bytes(hook->skb, pkt->payload_at + i, &byte, 1))
+			break;
+		head.bytes |= (__u64)byte << (8 * i);
+	}
+	return head;
+}
+
+static __always_inline enum counter open_connection(struct hook *hook,
+						    const struct packet *pkt, __u64 now, int *again)
 {
 	struct flow_key key = pkt->key;
 	struct flow_ref ref = {};
@@ -95,6 +125,8 @@ static __always_inline enum counter open_connection(const struct packet *pkt, __
 	if (!flow || !sweep)
 		return COUNT_table_full;
 	flow_open(flow, slot, pkt, now);
+	if (wants_hello(flow, ORIGINATOR, pkt)) /* a SYN may carry data (RFC 7413) */
+		mark_hello(flow, pkt, read_head(hook, pkt));
 	ref.slot = slot;
 	ref.epoch = gate_epoch(flow->side[ORIGINATOR].gate);
 	ref.originator_is_high = pkt->sender_is_high;
@@ -109,34 +141,8 @@ static __always_inline enum counter open_connection(const struct packet *pkt, __
 	return COUNT_tracked;
 }
 
-/*
- * The payload bytes that show a ClientHello. TC hands over buffers whose payload lies outside of what
- * can be read in place; only the one segment of a connection that is asked for it pays for the copy.
- */
-static __always_inline struct head read_head(void *ctx, const __u8 *frame, int is_skb,
-					     const struct packet *pkt)
-{
-	__u32 wanted = pkt->payload_len < HELLO_BYTES ? pkt->payload_len : HELLO_BYTES;
-	struct head head = payload_head(pkt);
-
-	if (!is_skb || head.len == wanted)
-		return head;
-	/* The verifier wants lengths that it can see, so this goes byte by byte. */
-	head.bytes = 0;
-	for (head.len = 0; head.len < HELLO_BYTES; head.len++) {
-		__u8 byte;
-
-		if (head.len >= wanted ||
-		    bpf_skb_load_bytes(ctx, pkt->payload - frame + head.len, &byte, 1))
-			break;
-		head.bytes |= (__u64)byte << (8 * head.len);
-	}
-	return head;
-}
-
 /* Counts one segment into its connection, and says what became of the packet. */
-static __always_inline enum counter account(void *ctx, const __u8 *frame, int is_skb,
-					    const struct packet *pkt, __u64 now)
+static __always_inline enum counter account(struct hook *hook, const struct packet *pkt, __u64 now)
 {
 	struct flow_key key = pkt->key;
 
@@ -153,7 +159,7 @@ static __always_inline enum counter account(void *ctx, const __u8 *frame, int is
 
 			if (!starts_connection(pkt))
 				return COUNT_untracked;
-			fate = open_connection(pkt, now, &again);
+			fate = open_connection(hook, pkt, now, &again);
 			if (!again)
 				return fate;
 			continue;
@@ -181,7 +187,7 @@ static __always_inline enum counter account(void *ctx, const __u8 *frame, int is
 		}
 		flow_add(flow, side, pkt, now);
 		if (wants_hello(flow, side, pkt))
-			mark_hello(flow, pkt, read_head(ctx, frame, is_skb, pkt));
+			mark_hello(flow, pkt, read_head(hook, pkt));
 		if (pkt->flags & (TCP_FIN | TCP_RST))
 			claimed = segment_ends(flow, side, pkt);
 		leave(flow, ref.slot, side, pkt->segments, claimed);
@@ -207,8 +213,11 @@ static __always_inline int read_clock(struct xdp_md *ctx, __u64 *now)
 
 int flowml_ingress(struct xdp_md *ctx)
 {
-	const __u8 *frame = (const __u8 *)(long)ctx->data;
-	struct cursor cur = {.pos = frame, .end = (const __u8 *)(long)ctx->data_end};
+	struct hook hook = {.xdp = ctx};
+	struct cursor cur = {
+		.pos = (const __u8 *)(long)ctx->data,
+		.end = (const __u8 *)(long)ctx->data_end,
+	};
 	struct packet pkt = {};
 	enum counter fate;
 	__u64 now;
@@ -217,31 +226,33 @@ int flowml_ingress(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	fate = parse_packet(&cur, &pkt, 0, 0);
 	if (fate == COUNT_tracked)
-		fate = account(ctx, frame, 0, &pkt, now);
+		fate = account(&hook, &pkt, now);
 	count(fate);
 	return XDP_PASS;
 }
 
 int flowml_egress(struct __sk_buff *skb)
 {
-	const __u8 *frame = (const __u8 *)(long)skb->data;
-	struct cursor cur = {.pos = frame, .end = (const __u8 *)(long)skb->data_end};
+	struct hook hook = {.skb = skb};
+	struct cursor cur = {
+		.pos = (const __u8 *)(long)skb->data,
+		.end = (const __u8 *)(long)skb->data_end,
+	};
 	struct packet pkt = {};
 	enum counter fate;
 
 	fate = parse_packet(&cur, &pkt, skb->len, skb->gso_size);
-	if (fate == COUNT_truncated && skb->len > cur.end - frame) {
+	if (fate == COUNT_truncated && skb->len > skb->data_end - skb->data) {
 		/* The headers may lie outside of what can be read in place: bring them in. */
 		bpf_skb_pull_data(skb, skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX);
-		frame = (const __u8 *)(long)skb->data;
-		cur.pos = frame;
+		cur.pos = (const __u8 *)(long)skb->data;
 		cur.end = (const __u8 *)(long)skb->data_end;
 		fate = parse_packet(&cur, &pkt, skb->len, skb->gso_size);
 	}
 	if (fate == COUNT_tracked) {
 		if (skb->gso_size)
 			expand_gso(&pkt, skb->gso_segs, skb->gso_size);
-		fate = account(skb, frame, 1, &pkt, bpf_ktime_get_ns());
+		fate = account(&hook, &pkt, bpf_ktime_get_ns());
 	}
 	count(fate);
 	return TC_ACT_UNSPEC;
@@ -263,7 +274,8 @@ int flowml_sweep(struct xdp_md *ctx)
 	flow = slots.lookup(&slot);
 	if (!flow)
 		return XDP_ABORTED;
-	if (sweep->mode == SWEEP_FILL) {
+	if (sweep->mode == SWEEP_FILL) { /* the highest first, so that the lowest are used first */
+		slot = FLOWML_MAX_CONNECTIONS - 1 - slot;
 		free_slots.push(&slot, 0);
 		return XDP_PASS;
 	}

@@ -22,6 +22,8 @@
 #define VLAN_TAGS_MAX 2
 #define IPV4_MIN_LEN 20
 #define TCP_MIN_LEN 20
+#define HEADERS_MAX 142 /* Ethernet, two tags, the longest IPv4 and TCP headers */
+#define PAYLOAD_AT_MASK 0xff
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -37,10 +39,9 @@ struct cursor {
 /* One TCP segment. Valid only after parse_packet() answered COUNT_tracked. */
 struct packet {
 	struct flow_key key;
-	const __u8 *payload; /* first payload byte, if it is below `end` */
-	const __u8 *end;     /* end of the bytes at hand, which may be fewer than the packet has */
 	__u32 size;	     /* IP total length; for a GSO buffer what its segments add up to */
 	__u32 headers_len;   /* IP and TCP headers */
+	__u32 payload_at;    /* where the payload begins, from the frame's first byte */
 	__u32 payload_len;   /* TCP payload, from the lengths in the headers */
 	__u32 segments;	     /* 1, or what a GSO buffer will be on the wire */
 	__u32 sequence;
@@ -174,12 +175,12 @@ static __always_inline enum counter parse_ipv4_tcp(struct cursor *cur, struct pa
 	pkt->flags = tcp[13];
 	pkt->headers_len = ip_len + tcp_len;
 	pkt->payload_len = pkt->size - pkt->headers_len;
-	pkt->payload = tcp + tcp_len;
-	pkt->end = cur->end;
 	pkt->segments = 1;
+	cur->pos = tcp + tcp_len;
 	return COUNT_tracked;
 }
 
+/* `frame_len` and `gso_size` are those of a GSO buffer, and 0 for a plain frame. */
 static __always_inline enum counter parse_packet(struct cursor *cur, struct packet *pkt,
 						 __u32 frame_len, __u32 gso_size)
 {
@@ -188,7 +189,9 @@ static __always_inline enum counter parse_packet(struct cursor *cur, struct pack
 
 	if (fate != COUNT_tracked)
 		return fate;
-	return parse_ipv4_tcp(cur, pkt, gso_size ? frame_len - (__u32)(cur->pos - frame) : 0);
+	fate = parse_ipv4_tcp(cur, pkt, gso_size ? frame_len - (__u32)(cur->pos - frame) : 0);
+	pkt->payload_at = cur->pos - frame;
+	return fate;
 }
 
 /*
@@ -205,26 +208,30 @@ static __always_inline void expand_gso(struct packet *pkt, __u32 gso_segs, __u32
 	}
 }
 
-/* The first payload bytes, in a word: an array would be indexed, and the verifier is wary of that. */
+/*
+ * The first payload bytes, in a word: an array would be indexed, and the verifier is wary of that. Nor is
+ * the length counted while reading, or the verifier would follow each possible length on its own.
+ */
 struct head {
-	__u64 bytes; /* the first in the lowest eight bits */
+	__u64 bytes; /* the first in the lowest eight bits; meaningless above `len` */
 	__u32 len;   /* up to HELLO_BYTES */
 };
 
-static __always_inline __u8 head_byte(struct head head, __u32 at)
+static __always_inline struct head payload_head(const __u8 *frame, const __u8 *end,
+						const struct packet *pkt)
 {
-	return head.bytes >> (8 * at);
-}
+	__u32 at = pkt->payload_at & PAYLOAD_AT_MASK; /* for the verifier: it is below that anyway */
+	const __u8 *payload = frame + at;
+	struct head head = {.len = HELLO_BYTES};
 
-static __always_inline struct head payload_head(const struct packet *pkt)
-{
-	struct head head = {};
-
-	for (__u32 i = 0; i < HELLO_BYTES; i++) {
-		if (i >= pkt->payload_len || pkt->payload + i + 1 > pkt->end)
+	if (head.len > pkt->payload_len)
+		head.len = pkt->payload_len;
+	if (payload + head.len > end)
+		head.len = payload < end ? end - payload : 0;
+	for (int i = 0; i < HELLO_BYTES; i++) {
+		if (payload + i + 1 > end)
 			break;
-		head.bytes |= (__u64)pkt->payload[i] << (8 * i);
-		head.len = i + 1;
+		head.bytes |= (__u64)payload[i] << (8 * i);
 	}
 	return head;
 }

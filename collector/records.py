@@ -85,7 +85,7 @@ ORIGINATOR, RESPONDER = 0, 1
 
 _SEGMENT_SHIFT, _SEGMENT_MASK = np.uint64(12), np.uint64((1 << 36) - 1)
 _TTL_SEEN = 256
-_HELLO_DECIDED = 0b100011
+_HELLO_MASK = 0x0000FF000000FFFF
 
 
 class Reason(enum.IntEnum):
@@ -133,7 +133,7 @@ def ttl_sum(rows: Rows, side: int) -> npt.NDArray[np.int64]:
 
 def is_tls(rows: Rows) -> npt.NDArray[np.bool_]:
     """Whether the originator's stream begins with a TLS ClientHello, shape (n_flows,)."""
-    tls: npt.NDArray[np.bool_] = rows["side"][:, ORIGINATOR]["hello"] == _HELLO_DECIDED
+    tls: npt.NDArray[np.bool_] = rows["side"][:, ORIGINATOR]["hello"] == _HELLO_MASK
     return tls
 
 
