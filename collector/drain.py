@@ -19,7 +19,7 @@ from collector import kernel
 from collector.errors import KernelError
 from collector.records import COUNTERS, FLOW, SWEEP, Rows, SweepMode
 
-__all__ = ["FlowTable", "Ring"]
+__all__ = ["FlowTable", "Ring", "still_held"]
 
 # <linux/bpf.h>: what stands before each record, and the bits in its length.
 _HEADER = np.dtype([("length", "<u4"), ("page_offset", "<u4")])
@@ -115,6 +115,11 @@ class FlowTable:
         raw = kernel.lookup(self._counters_fd, bytes(4), self._cpus * COUNTERS.itemsize)
         per_cpu: npt.NDArray[Any] = np.frombuffer(raw, dtype=COUNTERS)
         return {name: int(per_cpu[name].sum()) for name in COUNTERS.names or ()}
+
+    @property
+    def probe_fd(self) -> int:
+        """A map that is read for as long as the table is: what tells whether it still may be."""
+        return self._counters_fd
 
     def close(self) -> None:
         self.ring.close()

@@ -51,10 +51,10 @@ class Loaded:
     ingress_fd: int
     egress_fd: int
 
-    def close(self) -> None:
+    def close_programs(self) -> None:
+        """Once they are attached the hooks hold them."""
         os.close(self.ingress_fd)
         os.close(self.egress_fd)
-        self.table.close()
 
 
 class Compiler:

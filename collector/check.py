@@ -1,0 +1,139 @@
+"""`flowml check`: what this machine can do, and what would distort the features."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from collector import netinfo, privileges
+from collector.errors import FlowmlError
+from collector.hooks import attach
+from collector.loader import Compiler, Loaded, compile_flags
+
+__all__ = ["check"]
+
+_MTU_NATIVE = 3498
+"""What most drivers take for native XDP in one page: 4096 - 256 (headroom) - 320 (skb_shared_info) - 22."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the answer."""
+
+    state: str
+    """ok, note, or FAIL: attach would fail."""
+    what: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.state:<5} {self.what:<12} {self.found}"
+
+
+def check(interface: str | None, write: Callable[[str], None]) -> bool:
+    """Writes a line for each thing that matters; answers whether attach would work."""
+    fine = True
+    for finding in _findings(interface):
+        write(str(finding))
+        fine = fine and finding.state != "FAIL"
+    return fine
+
+
+def _findings(name: str | None) -> Iterator[Finding]:
+    yield Finding("ok", "kernel", f"{platform.release()} {platform.machine()}")
+    yield _btf()
+    permissions = _permissions()
+    yield permissions
+    with contextlib.ExitStack() as stack:
+        loaded = None
+        if permissions.state != "FAIL":
+            loaded, finding = _bpf(stack)
+            yield finding
+        if name is not None:
+            yield from _interface(name, loaded)
+
+
+def _btf() -> Finding:
+    there = Path("/sys/kernel/btf/vmlinux").exists()
+    return Finding("ok" if there else "note", "BTF", "present" if there else "absent: not needed")
+
+
+def _permissions() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("ok", "permissions", f"root; would go on as {privileges.runner().name}")
+    effective = privileges.effective_capabilities()
+    missing = [name for name, bit in privileges.CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        return Finding("FAIL", "permissions", f"neither root nor {', '.join(missing)}: run it with sudo")
+    return Finding("ok", "permissions", ", ".join(privileges.CAPABILITIES))
+
+
+def _bpf(stack: contextlib.ExitStack) -> tuple[Loaded | None, Finding]:
+    flags = compile_flags(
+        max_connections=16,
+        ring_bytes=4096,
+        tcp_establish_timeout=5000,
+        tcp_inactivity_timeout=300_000,
+        tls_only=False,
+    )
+    try:
+        with Compiler() as compiler:
+            loaded = compiler.load(flags, max_connections=16)
+    except FlowmlError as error:
+        return None, Finding("FAIL", "BPF", str(error))
+    stack.callback(loaded.table.close)
+    stack.callback(loaded.close_programs)
+    return loaded, Finding("ok", "BPF", "the programs compile, load and run")
+
+
+def _interface(name: str, loaded: Loaded | None) -> Iterator[Finding]:
+    try:
+        interface = netinfo.find(name)
+    except FlowmlError as error:
+        yield Finding("FAIL", "interface", str(error))
+        return
+    driver = interface.driver()
+    yield Finding("ok", "interface", f"{name} is up{f', driver {driver}' if driver else ''}")
+    mode = ""
+    if loaded is not None:
+        try:
+            hooks = attach(interface, loaded, direction="both", xdp="auto", egress="auto")
+        except FlowmlError as error:
+            yield Finding("FAIL", "XDP", str(error))
+        else:
+            mode = hooks.xdp_mode
+            yield Finding("ok" if mode == "native" else "note", "XDP", "; ".join([mode, *hooks.notes[:1]]))
+            tcx = hooks.egress_mode == "tcx"
+            yield Finding("ok" if tcx else "note", "TCX", "yes" if tcx else "no (it came with 6.6): clsact is used")
+            hooks.detach()
+    yield from _distortions(interface, mode)
+
+
+def _distortions(interface: netinfo.Interface, mode: str) -> Iterator[Finding]:
+    mtu = interface.mtu()
+    large = mtu > _MTU_NATIVE and mode != "native"
+    yield Finding(
+        "note" if large else "ok",
+        "MTU",
+        f"{mtu}" + (f": many drivers take native XDP up to about {_MTU_NATIVE} only" if large else ""),
+    )
+    offloads = interface.offloads()
+    shown = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in sorted(offloads.items()))
+    merging = [name for name in ("gro", "lro") if offloads.get(name)]
+    if mode == "generic" and merging:
+        off = " ".join(f"{name} off" for name in merging)
+        yield Finding(
+            "note",
+            "offloads",
+            f"{shown}: generic XDP would count what {' and '.join(merging)} merged as one segment: "
+            f"`ethtool -K {interface.name} {off}`",
+        )
+    elif offloads.get("lro"):
+        yield Finding(
+            "note", "offloads", f"{shown}: lro merges segments before XDP: `ethtool -K {interface.name} lro off`"
+        )
+    else:
+        yield Finding("ok", "offloads", shown or "the driver does not tell")

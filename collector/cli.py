@@ -1,0 +1,179 @@
+"""The command line: wiring only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collector import config
+from collector.errors import FlowmlError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="flowml",
+    help="Recognises which device a TCP connection came from by how it behaved.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _help(name: str) -> str:
+    entry = config.option(name)
+    unit = f"{entry.unit}: " if entry.unit else ""
+    choices = f" [{'|'.join(entry.choices)}]" if entry.choices else ""
+    default = f" (default {entry.default})" if entry.default not in ("", False) else ""
+    return f"{unit}{entry.meaning}{choices}{default}"
+
+
+def _flag(name: str, metavar: str) -> typer.models.OptionInfo:
+    """A flag of an option's name; not given is None, so that the settings file can tell."""
+    info: typer.models.OptionInfo = typer.Option(
+        f"--{name.replace('_', '-')}", help=_help(name), metavar=metavar, show_default=False
+    )
+    return info
+
+
+Interfaces = Annotated[list[str], typer.Argument(help="network interfaces", metavar="IFACE...", show_default=False)]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="settings file (TOML)", metavar="FILE", show_default=False)
+]
+Direction = Annotated[str | None, _flag("direction", "DIRECTION")]
+Filter = Annotated[str | None, _flag("filter", "FILTER")]
+MaxConnections = Annotated[int | None, _flag("max_connections", "N")]
+Duration = Annotated[int | None, _flag("duration", "SECONDS")]
+User = Annotated[str | None, _flag("user", "NAME")]
+Xdp = Annotated[str | None, _flag("xdp", "MODE")]
+Egress = Annotated[str | None, _flag("egress", "HOOK")]
+
+
+@app.command()
+def attach(
+    interfaces: Interfaces,
+    model: Annotated[str | None, _flag("model", "FILE")] = None,
+    labels_file: Annotated[str | None, _flag("labels_file", "FILE")] = None,
+    config: Config = None,
+    outfile: Annotated[str | None, _flag("outfile", "FILE")] = None,
+    format: Annotated[str | None, _flag("format", "FORMAT")] = None,
+    features: Annotated[
+        bool | None, typer.Option("--features", help=_help("features"), show_default=False)
+    ] = None,
+    direction: Direction = None,
+    filter: Filter = None,
+    max_connections: MaxConnections = None,
+    duration: Duration = None,
+    user: User = None,
+    xdp: Xdp = None,
+    egress: Egress = None,
+) -> None:
+    """Predict which device each connection came from, live.
+
+    One line of JSON a connection. Needs root to attach, and gives it up before the model is parsed. Ctrl+C
+    ends it: what is in the table is predicted and written first.
+    """
+    from collector import online
+
+    settings = online.read_settings(
+        config,
+        model=model,
+        labels_file=labels_file,
+        outfile=outfile,
+        format=format,
+        features=features,
+        direction=direction,
+        filter=filter,
+        max_connections=max_connections,
+        duration=duration,
+        user=user,
+        xdp=xdp,
+        egress=egress,
+    )
+    online.attach(interfaces, settings)
+
+
+@app.command()
+def collect(
+    interfaces: Interfaces,
+    outfile: Annotated[
+        str,
+        typer.Option("--outfile", help="file to append lines to; -: standard output", metavar="FILE"),
+    ],
+    config: Config = None,
+    direction: Direction = None,
+    filter: Filter = None,
+    max_connections: MaxConnections = None,
+    duration: Duration = None,
+    user: User = None,
+    xdp: Xdp = None,
+    egress: Egress = None,
+) -> None:
+    """Write the features of each connection, live: training data.
+
+    Beside the file, FILE.meta.json says with which filter and timeouts it was made.
+    """
+    from collector import online
+
+    settings = online.read_settings(
+        config,
+        outfile=outfile,
+        direction=direction,
+        filter=filter,
+        max_connections=max_connections,
+        duration=duration,
+        user=user,
+        xdp=xdp,
+        egress=egress,
+    )
+    online.collect(interfaces, settings)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="training data, one JSON object a line", metavar="TRAIN.jsonl")],
+    model: Annotated[Path, typer.Argument(help="the model to write", metavar="MODEL.joblib")],
+    trees: Annotated[int, typer.Option(help="trees of the forest", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same model", min=0)] = 0,
+    jobs: Annotated[int | None, typer.Option(help="processors to train on (default: all)", min=1)] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="train even if many rows are unusable")] = False,
+) -> None:
+    """Train a forest on JSON lines and write it with its labels and its contract."""
+    from ml.train import train as run
+
+    run([data], model, trees=trees, seed=seed, jobs=jobs, skip_bad=skip_bad, report=_say)
+
+
+@app.command()
+def check(
+    interface: Annotated[str | None, typer.Argument(help="an interface", metavar="[IFACE]")] = None,
+) -> None:
+    """Say what this machine can do, line by line; exit 1 if attach would fail."""
+    from collector.check import check as run
+
+    if not run(interface, typer.echo):
+        raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def main() -> None:
+    """Runs a command. Errors that the user can mend are one line and an exit code."""
+    try:
+        app()
+    except FlowmlError as error:
+        _say(f"flowml: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Every option: one table from which defaults, checks, flags' help and configs/online.toml are made.
+
+    python -m collector.config > configs/online.toml
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from collector.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["OPTIONS", "Option", "Settings", "option", "read", "render", "resolve"]
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: where it stands in the file, what it may be, what it means."""
+
+    section: str
+    name: str
+    default: Value
+    unit: str
+    meaning: str
+    choices: tuple[str, ...] = ()
+    least: int = 0
+    most: int = 0
+    power_of_two: bool = False
+
+    def check(self, value: object, where: str) -> Value:
+        """The value, if it may be this option's.
+
+        Raises
+        ------
+        ConfigError
+            Naming `where` it stands, the value, and what it may be.
+        """
+        wanted = self._refusal(value)
+        if wanted:
+            raise ConfigError(f"{where}: {self.name} = {value!r} must be {wanted}")
+        return value  # type: ignore[return-value]
+
+    def _refusal(self, value: object) -> str:
+        if isinstance(self.default, bool):
+            return "" if isinstance(value, bool) else "true or false"
+        if isinstance(self.default, int):
+            if not isinstance(value, int) or isinstance(value, bool):
+                return f"a whole number{f' of {self.unit}' if self.unit else ''}"
+            if not self.least <= value <= self.most:
+                return f"from {self.least} to {self.most}{f' {self.unit}' if self.unit else ''}"
+            return "a power of two" if self.power_of_two and value & (value - 1) else ""
+        if not isinstance(value, str):
+            return "text"
+        if self.choices and value not in self.choices:
+            return "one of " + ", ".join(self.choices) + _nearest(value, self.choices)
+        return ""
+
+
+_DAY_MS = 24 * 3600 * 1000
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "conntrack",
+        "max_connections",
+        100_000,
+        "connections",
+        "slots in each flow table; a connection that finds none free is refused and counted (table_full)",
+        least=1,
+        most=16_777_216,
+    ),
+    Option(
+        "conntrack",
+        "timeout_resolution",
+        100,
+        "milliseconds",
+        "how often the table is swept for connections that timed out",
+        least=1,
+        most=60_000,
+    ),
+    Option(
+        "conntrack",
+        "tcp_inactivity_timeout",
+        300_000,
+        "milliseconds",
+        "silence of both sides that ends a connection",
+        least=1,
+        most=_DAY_MS,
+    ),
+    Option(
+        "conntrack",
+        "tcp_establish_timeout",
+        5_000,
+        "milliseconds",
+        "the same while only the first segment has been seen",
+        least=1,
+        most=_DAY_MS,
+    ),
+    Option(
+        "capture",
+        "direction",
+        "both",
+        "",
+        "both: what comes in and what goes out; ingress: a mirror port, where both come in",
+        choices=("both", "ingress"),
+    ),
+    Option(
+        "capture",
+        "filter",
+        "tls",
+        "",
+        "tls: connections that begin with a TLS ClientHello; tcp: all",
+        choices=("tls", "tcp"),
+    ),
+    Option(
+        "capture",
+        "xdp",
+        "auto",
+        "",
+        "mode of the XDP program; auto: native, else generic",
+        choices=("native", "generic", "auto"),
+    ),
+    Option(
+        "capture",
+        "egress",
+        "auto",
+        "",
+        "hook of the egress program; auto: tcx, else clsact",
+        choices=("tcx", "clsact", "auto"),
+    ),
+    Option(
+        "capture",
+        "ring_bytes",
+        4 * 1024 * 1024,
+        "bytes",
+        "ring of finished connections between kernel and collector; 200 bytes each",
+        least=4096,
+        most=1 << 30,
+        power_of_two=True,
+    ),
+    Option(
+        "capture",
+        "duration",
+        0,
+        "seconds",
+        "end after this long; 0: go on until stopped",
+        least=0,
+        most=366 * 24 * 3600,
+    ),
+    Option(
+        "capture", "user", "", "", "go on as this user once attached; empty: the user behind sudo, else nobody"
+    ),
+    Option("output", "outfile", "predictions.jsonl", "", "file to append lines to; -: standard output"),
+    Option(
+        "output",
+        "format",
+        "label",
+        "",
+        "label: the predicted label alone; record: an object with the connection and the label",
+        choices=("label", "record"),
+    ),
+    Option("output", "features", False, "", "true: records hold the 17 features too"),
+    Option("model", "model", "", "", "model file that `flowml train` wrote"),
+    Option("model", "labels_file", "", "", "labels to decode with; empty: MODEL.labels.json"),
+)
+
+_BY_NAME = {entry.name: entry for entry in OPTIONS}
+_SECTIONS = tuple(dict.fromkeys(entry.section for entry in OPTIONS))
+
+
+def option(name: str) -> Option:
+    """The option of that name."""
+    return _BY_NAME[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one run, checked. Field names and units are those of `OPTIONS`."""
+
+    max_connections: int
+    timeout_resolution: int
+    tcp_inactivity_timeout: int
+    tcp_establish_timeout: int
+    direction: str
+    filter: str
+    xdp: str
+    egress: str
+    ring_bytes: int
+    duration: int
+    user: str
+    outfile: str
+    format: str
+    features: bool
+    model: str
+    labels_file: str
+
+    @property
+    def timeouts(self) -> dict[str, int]:
+        """What decides when a connection ends, milliseconds."""
+        return {
+            "tcp_establish_timeout": self.tcp_establish_timeout,
+            "tcp_inactivity_timeout": self.tcp_inactivity_timeout,
+        }
+
+
+def _nearest(word: str, valid: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.4)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def read(file: BinaryIO, name: str) -> dict[str, Value]:
+    """The options that a TOML file sets.
+
+    Raises
+    ------
+    ConfigError
+        Broken TOML, an unknown section or key (with the nearest valid name), a value that may not be.
+    """
+    try:
+        document = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} is not TOML: {error}") from error
+    found: dict[str, Value] = {}
+    for section, content in document.items():
+        if section not in _SECTIONS:
+            hint = _nearest(section, _SECTIONS) or f": it may be one of {', '.join(_SECTIONS)}"
+            raise ConfigError(f"{name}: unknown section [{section}]{hint}")
+        if not isinstance(content, dict):
+            raise ConfigError(f"{name}: {section} = {content!r} must be a section: write [{section}]")
+        valid = tuple(entry.name for entry in OPTIONS if entry.section == section)
+        for key, value in content.items():
+            if key not in valid:
+                hint = _nearest(key, valid) or _nearest(key, tuple(_BY_NAME))
+                hint = hint or f": it may be one of {', '.join(valid)}"
+                raise ConfigError(f"{name}: unknown key {key} in [{section}]{hint}")
+            found[key] = _BY_NAME[key].check(value, name)
+    return found
+
+
+def resolve(from_file: Mapping[str, Value], from_flags: Mapping[str, Any]) -> Settings:
+    """Defaults, over them the file, over that the flags; a flag that is None was not given."""
+    values: dict[str, Any] = {entry.name: entry.default for entry in OPTIONS} | dict(from_file)
+    for name, value in from_flags.items():
+        if value is not None:
+            values[name] = _BY_NAME[name].check(value, f"--{name.replace('_', '-')}")
+    return Settings(**values)
+
+
+def _toml(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def render() -> str:
+    """The settings file with every option at its default."""
+    lines = [
+        "# Every option of `flowml attach` and `flowml collect`, at its default. Pass a file like this with",
+        "# --config; a flag of the same name goes over it.",
+    ]
+    for section in _SECTIONS:
+        lines += ["", f"[{section}]"]
+        for entry in OPTIONS:
+            if entry.section == section:
+                unit = f"{entry.unit}: " if entry.unit else ""
+                lines += [f"# {unit}{entry.meaning}", f"{entry.name} = {_toml(entry.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,173 @@
+"""Attaching to interfaces, and being gone when the process is gone.
+
+Hooks are BPF links: the kernel detaches them when their descriptor closes, however the process ends.
+Where the kernel knows no TCX (before 6.6), the egress program goes to a clsact qdisc, which outlives
+processes; there a watcher (`collector.watcher`) takes it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from collector import kernel, watcher
+from collector.errors import InterfaceError, KernelError, PrivilegeError
+from collector.loader import Loaded
+from collector.netinfo import Interface
+
+__all__ = ["Attachment", "attach", "holder"]
+
+# <linux/bpf.h>, <linux/if_link.h>
+_ATTACH_XDP = 37
+_ATTACH_TCX_EGRESS = 47
+_XDP_MODES = {"native": 1 << 2, "generic": 1 << 1}
+
+
+@dataclass
+class Attachment:
+    """The hooks of one interface."""
+
+    interface: Interface
+    xdp_mode: str = ""
+    """native or generic."""
+    egress_mode: str = ""
+    """tcx, clsact, or empty: ingress only."""
+    notes: list[str] = field(default_factory=list)
+    """Why it is this mode and not the one before it in line."""
+    _links: list[int] = field(default_factory=list)
+    _watcher: subprocess.Popen[bytes] | None = None
+
+    def is_alive(self) -> bool:
+        """False once the kernel has taken the hooks away: the interface is gone from here."""
+        try:
+            return all(kernel.link_info(link).ifindex != 0 for link in self._links)
+        except OSError:
+            return self.interface.is_present()
+
+    def detach(self) -> None:
+        """Takes the hooks away. Packets in flight are still counted. Safe to repeat."""
+        while self._links:
+            os.close(self._links.pop())
+        if self._watcher is not None:
+            assert self._watcher.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                self._watcher.stdin.close()
+            self._watcher.wait()
+            self._watcher = None
+
+
+def attach(interface: Interface, loaded: Loaded, *, direction: str, xdp: str, egress: str) -> Attachment:
+    """Attaches the programs of one table to one interface.
+
+    Parameters
+    ----------
+    direction
+        "both", or "ingress" for a mirror port.
+    xdp
+        "native", "generic", or "auto": native, and generic where that is refused.
+    egress
+        "tcx", "clsact", or "auto": TCX, and clsact where the kernel knows no TCX.
+
+    Raises
+    ------
+    InterfaceError
+        The interface has an XDP program already (the message says whose), or refuses ours.
+    """
+    hooks = Attachment(interface)
+    try:
+        _attach_xdp(hooks, loaded.ingress_fd, xdp)
+        if direction == "both":
+            _attach_egress(hooks, loaded.egress_fd, egress)
+    except BaseException:
+        hooks.detach()
+        raise
+    return hooks
+
+
+def _attach_xdp(hooks: Attachment, prog_fd: int, wanted: str) -> None:
+    name, index = hooks.interface.name, hooks.interface.index
+    for mode in ("native", "generic") if wanted == "auto" else (wanted,):
+        try:
+            hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_XDP, _XDP_MODES[mode]))
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EEXIST):
+                raise InterfaceError(
+                    f"{name} has an XDP program already{holder(hooks.interface)}: end that first"
+                ) from error
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise PrivilegeError(f"no right to attach to {name} ({error.strerror}): run with sudo") from error
+            if error.errno == errno.ENODEV:
+                raise InterfaceError(f"{name} went away while attaching: see `ip link`") from error
+            refusal = f"{name} refuses {mode} XDP ({error.strerror})"
+            if mode == wanted or mode == "generic":
+                hint = "try --xdp generic" if wanted == "native" else f"see `flowml check {name}`"
+                raise InterfaceError(f"{refusal}: {hint}") from error
+            hooks.notes.append(refusal)
+        else:
+            hooks.xdp_mode = mode
+            return
+
+
+def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
+    name, index = hooks.interface.name, hooks.interface.index
+    if wanted in ("auto", "tcx"):
+        try:
+            hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_TCX_EGRESS))
+        except OSError as error:
+            if wanted == "tcx" or error.errno != errno.EINVAL:
+                raise KernelError(
+                    f"{name} refuses TCX egress ({error.strerror}): try --egress clsact, or --direction ingress"
+                ) from error
+            hooks.notes.append("this kernel knows no TCX (it came with 6.6)")
+        else:
+            hooks.egress_mode = "tcx"
+            return
+    hooks._watcher = _attach_clsact(name, index, prog_fd)
+    hooks.egress_mode = "clsact"
+
+
+def _attach_clsact(name: str, index: int, prog_fd: int) -> subprocess.Popen[bytes]:
+    """Has the watcher attach the program, and take it away again when this process lets go of it."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-m", watcher.__name__, str(index), str(prog_fd)],
+        pass_fds=[prog_fd],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl+C in the terminal is not for it
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    answer = process.stdout.readline().decode().strip()
+    if answer != watcher.READY:
+        process.stdin.close()
+        process.wait()
+        raise KernelError(f"{name} refuses a clsact egress program ({answer}): try --direction ingress")
+    return process
+
+
+def holder(interface: Interface) -> str:
+    """Who holds the XDP hook of an interface, for an error message; empty if that cannot be told."""
+    try:
+        held = [link for link in kernel.links() if link.ifindex == interface.index]
+    except OSError:
+        return ""
+    for link in held:
+        if link.type != kernel.LINK_TYPE_XDP:
+            continue
+        for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
+            try:
+                fields = info.read_text().split()
+            except OSError:  # it ended meanwhile
+                continue
+            if "link_id:" in fields and fields[fields.index("link_id:") + 1] == str(link.id):
+                pid = info.parts[2]
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                return f", held by process {pid} ({command.strip()[:80]})"
+        return f" (program {link.prog_id})"
+    return ""

@@ -1,0 +1,207 @@
+"""`flowml attach` and `flowml collect`, whole: open, attach, give up root, run, end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from collector import config, netinfo, privileges
+from collector.config import Settings
+from collector.errors import (
+    ConfigError,
+    FlowmlError,
+    InputError,
+    OutputError,
+    PrivilegeError,
+    UsageError,
+)
+from collector.hooks import attach as attach_hooks
+from collector.loader import Compiler, Loaded, compile_flags
+from collector.pipeline import Formatter, Source, run, stop_signals
+from collector.sink import STANDARD_OUTPUT, Sink, open_sink
+
+if TYPE_CHECKING:
+    from ml.model import ModelFiles
+
+__all__ = ["attach", "collect", "read_settings"]
+
+
+def log(line: str) -> None:
+    """One line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def open_as_caller(path: Path) -> BinaryIO:
+    """Opens a file for reading with the rights of who typed the command."""
+    with privileges.as_caller():
+        return path.open("rb")
+
+
+def read_settings(config_path: Path | None, **flags: object) -> Settings:
+    """Defaults, the settings file if one is named, and the flags over both."""
+    if config_path is None:
+        return config.resolve({}, flags)
+    try:
+        file = open_as_caller(config_path)
+    except OSError as error:
+        raise ConfigError(
+            f"{config_path} cannot be read ({error.strerror}): name another --config"
+        ) from error
+    with file:
+        return config.resolve(config.read(file, str(config_path)), flags)
+
+
+def attach(interfaces: Sequence[str], settings: Settings) -> None:
+    """Predicts the label of every connection on the interfaces until stopped."""
+    from ml.model import open_model  # imports scikit-learn
+
+    if not settings.model:
+        raise UsageError("which model? pass --model, or set `model` in the settings file")
+    labels = Path(settings.labels_file) if settings.labels_file else None
+    _require_rights()
+    files = open_model(Path(settings.model), labels, open_as_caller)
+    files.check(filter=settings.filter, timeouts=settings.timeouts)
+    _online(interfaces, settings, files)
+
+
+def collect(interfaces: Sequence[str], settings: Settings) -> None:
+    """Writes the features of every connection on the interfaces until stopped."""
+    _require_rights()
+    _online(interfaces, settings, None)
+
+
+def _online(interfaces: Sequence[str], settings: Settings, files: ModelFiles | None) -> None:
+    if len(set(interfaces)) < len(interfaces):
+        raise UsageError(f"an interface is named twice: {' '.join(interfaces)}")
+    found = [netinfo.find(name) for name in interfaces]
+    runner = privileges.runner(settings.user)
+    with contextlib.ExitStack() as stack:
+        sink = open_sink(settings.outfile)
+        stack.callback(sink.close)
+        if files is None:
+            write_origin(settings)
+        for module in files.modules() if files else ():
+            # What the unprivileged user may not be able to read must be in memory by then.
+            importlib.import_module(module)
+        stop = stack.enter_context(stop_signals())
+        sources = stack.enter_context(_attached(found, settings))
+        kept = privileges.drop(runner, sources[0].table.probe_fd)
+        log(f"running as {runner.name}" + (f", with {', '.join(kept)} kept" if kept else ""))
+        classifier = files.load() if files else None
+        for warning in files.warnings if files else ():
+            log(f"warning: {warning}")
+        formatter = Formatter(
+            classifier,
+            as_record=files is None or settings.format == "record",
+            with_features=files is None or settings.features,
+        )
+        try:
+            run(
+                sources,
+                formatter,
+                sink,
+                stop=stop,
+                resolution_s=settings.timeout_resolution / 1000,
+                duration_s=settings.duration,
+                log=log,
+            )
+        except OutputError as error:
+            raise OutputError(f"{error}; {sink.rescue()}") from error
+        finally:
+            _summary(sources, sink)
+
+
+@contextlib.contextmanager
+def _attached(interfaces: Sequence[netinfo.Interface], settings: Settings) -> Iterator[list[Source]]:
+    """Attached to all of the interfaces or, when one refuses, to none."""
+    flags = compile_flags(
+        max_connections=settings.max_connections,
+        ring_bytes=settings.ring_bytes,
+        tcp_establish_timeout=settings.tcp_establish_timeout,
+        tcp_inactivity_timeout=settings.tcp_inactivity_timeout,
+        tls_only=settings.filter == "tls",
+    )
+    with contextlib.ExitStack() as stack:
+        with Compiler() as compiler:
+            loaded = [compiler.load(flags, max_connections=settings.max_connections) for _ in interfaces]
+        sources = []
+        for interface, programs in zip(interfaces, loaded, strict=True):
+            stack.callback(programs.table.close)
+            sources.append(_attach_one(interface, programs, settings))
+            stack.callback(sources[-1].hooks.detach)
+        yield sources
+
+
+def _attach_one(interface: netinfo.Interface, programs: Loaded, settings: Settings) -> Source:
+    hooks = attach_hooks(
+        interface, programs, direction=settings.direction, xdp=settings.xdp, egress=settings.egress
+    )
+    programs.close_programs()  # the links hold them now
+    egress = f", egress by {hooks.egress_mode}" if hooks.egress_mode else ""
+    log(f"{interface.name}: attached, {hooks.xdp_mode} XDP{egress}")
+    for note in hooks.notes:
+        log(f"{interface.name}: {note}")
+    if hooks.xdp_mode == "generic" and (on := _merging(interface)):
+        log(
+            f"{interface.name}: warning: generic XDP sees segments that {on} has merged, and counts fewer: "
+            f"`ethtool -K {interface.name} {' '.join(f'{name} off' for name in on.split(' and '))}`"
+        )
+    return Source(hooks, programs.table)
+
+
+def _merging(interface: netinfo.Interface) -> str:
+    offloads = interface.offloads()
+    return " and ".join(name for name in ("gro", "lro") if offloads.get(name))
+
+
+def _require_rights() -> None:
+    """Before anything is opened or compiled: attaching will need them."""
+    if os.geteuid() == 0:
+        return
+    effective = privileges.effective_capabilities()
+    missing = [name for name, bit in privileges.CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        raise PrivilegeError(f"attaching needs root, or {' '.join(missing)}: run it with sudo")
+
+
+def write_origin(settings: Settings) -> None:
+    """Writes down beside training data how it was made, for the model's contract.
+
+    Raises
+    ------
+    InputError
+        The file that is to be appended to was made with other settings.
+    """
+    path = Path(settings.outfile + ".meta.json")
+    if settings.outfile == STANDARD_OUTPUT or not Path(settings.outfile).is_file():
+        return
+    origin = {"filter": settings.filter, **settings.timeouts}
+    try:
+        with privileges.as_caller():
+            before = json.loads(path.read_bytes()) if path.exists() else origin
+            if before != origin and Path(settings.outfile).stat().st_size:
+                raise InputError(
+                    f"{settings.outfile} holds connections collected with other settings ({path}): "
+                    "name another --outfile"
+                )
+            path.write_text(json.dumps(origin) + "\n")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: {error}: name another --outfile") from error
+
+
+def _summary(sources: Sequence[Source], sink: Sink) -> None:
+    for source in sources:
+        try:
+            counters = source.table.counters()
+        except (OSError, FlowmlError) as error:
+            log(f"{source.name}: the counters cannot be read ({error})")
+            continue
+        shown = ", ".join(f"{name} {value}" for name, value in counters.items() if value)
+        log(f"{source.name}: {shown or 'no packets'}")
+    log(f"Done. Processed {sink.written} connections")

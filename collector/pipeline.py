@@ -1,0 +1,194 @@
+"""The one loop: finished flows -> features -> classifier -> lines."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from collector.drain import FlowTable, still_held
+from collector.errors import InterfaceError
+from collector.features import matrix
+from collector.hooks import Attachment
+from collector.records import Rows, SweepMode
+from collector.sink import Predictions, Sink, label_lines, record_lines
+
+__all__ = ["Classifier", "Formatter", "Source", "run", "stop_signals"]
+
+Log = Callable[[str], None]
+
+
+class Classifier(Protocol):
+    """What the pipeline asks of a model."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Label of each class."""
+
+    def predict(self, X: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """Features, shape (n, 17), to the class index and its probability, each of shape (n,)."""
+
+
+class Formatter:
+    """Rows to lines: with or without a classifier, as label or as record."""
+
+    def __init__(self, classifier: Classifier | None, *, as_record: bool, with_features: bool) -> None:
+        self._classifier = classifier
+        self._as_record = as_record
+        self._with_features = with_features
+
+    def lines(self, rows: Rows, iface: str, wall_clock_ns: int) -> list[bytes]:
+        """One line a flow, in the order of the rows."""
+        X = matrix(rows)
+        predictions = None
+        if self._classifier is not None:
+            predictions = Predictions(self._classifier.labels, *self._classifier.predict(X))
+            if not self._as_record:
+                return label_lines(predictions)
+        return record_lines(
+            rows,
+            iface=iface,
+            wall_clock_ns=wall_clock_ns,
+            matrix=X if self._with_features else None,
+            predictions=predictions,
+        )
+
+
+class Source:
+    """One interface with its flow table, from attached to drained."""
+
+    def __init__(self, hooks: Attachment, table: FlowTable) -> None:
+        self.hooks = hooks
+        self.table = table
+        self.name = hooks.interface.name
+        self.open = True
+
+    def trouble(self) -> str:
+        """Why nothing more can come from here; empty while all is well."""
+        if not self.hooks.is_alive():
+            return f"{self.name} has gone"
+        if not self.hooks.interface.is_up():
+            return f"{self.name} went down"
+        return ""
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[socket.socket]:
+    """In its body SIGINT and SIGTERM end nothing; they make the socket readable."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        before = {}
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before[signum] = signal.signal(signum, lambda *_: None)
+        wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield ours
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+def run(
+    sources: Sequence[Source],
+    formatter: Formatter,
+    sink: Sink,
+    *,
+    stop: socket.socket,
+    resolution_s: float,
+    duration_s: float,
+    log: Log,
+) -> None:
+    """Runs until stopped, until `duration_s` is over (0: no end), or until no interface is left.
+
+    However it ends, the hooks are off afterwards and every connection is in the sink.
+
+    Raises
+    ------
+    OutputError
+        The sink refused; what it did not take it keeps.
+    InterfaceError
+        An interface went down or away while attached, after everything was drained and written.
+    """
+    loop = _Loop(sources, formatter, sink)
+    lost: list[str] = []
+    try:
+        with select.epoll() as poll:
+            poll.register(stop, select.EPOLLIN)
+            for source in sources:
+                poll.register(source.table.ring.fd, select.EPOLLIN)
+            begin = time.monotonic()
+            next_sweep = begin + resolution_s
+            end = begin + duration_s if duration_s else float("inf")
+            while any(source.open for source in sources):
+                now = time.monotonic()
+                if now >= end:
+                    break
+                if now >= next_sweep:
+                    next_sweep = now + resolution_s
+                    for source in sources:
+                        lost += loop.look_after(source, log)
+                    continue
+                events = poll.poll(min(next_sweep, end) - now)
+                if any(fd == stop.fileno() for fd, _ in events):
+                    break
+                for source in sources:
+                    loop.drain(source)
+    finally:
+        loop.finish()
+    if lost:
+        raise InterfaceError("; ".join(lost) + ": everything counted until then is written")
+
+
+class _Loop:
+    """The steps of the loop over its fixed parts."""
+
+    def __init__(self, sources: Sequence[Source], formatter: Formatter, sink: Sink) -> None:
+        self._sources = sources
+        self._formatter = formatter
+        self._sink = sink
+
+    def drain(self, source: Source) -> None:
+        """Takes finished flows out of the ring, and their lines to the sink."""
+        rows = source.table.ring.read()
+        if len(rows):
+            # The rows' clock stands still in suspend and is not set; the offset is taken anew each time.
+            offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+            self._sink.write(self._formatter.lines(rows, source.name, offset))
+
+    def look_after(self, source: Source, log: Log) -> list[str]:
+        """Sweeps for timeouts; closes a source whose interface is lost, and says so."""
+        if not source.open:
+            return []
+        trouble = source.trouble()
+        if not trouble:
+            source.table.sweep(SweepMode.TIMEOUT)
+            self.drain(source)
+            return []
+        log(f"{trouble}: detached, what was counted is being written")
+        self.close(source)
+        return [trouble]
+
+    def close(self, source: Source) -> None:
+        """Detaches, ends every connection still in the table, and drains until none is left."""
+        source.open = False
+        source.hooks.detach()
+        self.drain(source)
+        while still_held(source.table.counters()):
+            source.table.sweep(SweepMode.SHUTDOWN)
+            self.drain(source)
+
+    def finish(self) -> None:
+        """Closes every source; the hooks of all are off before the first is drained."""
+        for source in self._sources:
+            source.hooks.detach()
+        for source in self._sources:
+            self.close(source)

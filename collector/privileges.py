@@ -1,0 +1,186 @@
+"""Root is needed to attach, not to run: whose rights open files, and giving root up for good.
+
+Three identities. The *starter* is root. The *caller* is who typed the command: the user behind sudo, or
+root. Files are opened with the caller's rights, so that sudo lends nobody a file that is not theirs. The
+*runner* is who the process goes on as: --user, else the user behind sudo, else nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from collector.errors import PrivilegeError
+
+__all__ = ["CAPABILITIES", "User", "as_caller", "caller", "drop", "effective_capabilities", "runner"]
+
+# <linux/capability.h>, <linux/prctl.h>
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
+"""What attaching needs where it is not done as root."""
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_KEEPCAPS = 8
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+_NOBODY = "nobody"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user, with all groups."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def _user(entry: pwd.struct_passwd) -> User:
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return User(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups))
+
+
+def _myself() -> User:
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return User(name, uid, gid, tuple(os.getgroups()))
+
+
+def caller() -> User:
+    """Who typed the command: the user behind sudo, else who this process is."""
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "0") != "0":
+        try:
+            return _user(pwd.getpwuid(int(os.environ["SUDO_UID"])))
+        except (KeyError, ValueError) as error:
+            raise PrivilegeError(
+                f"SUDO_UID is {os.environ['SUDO_UID']}, which is no user here: run it from a root shell"
+            ) from error
+    return _myself()
+
+
+def runner(name: str = "") -> User:
+    """Who to go on as: the named user, else the user behind sudo, else nobody; never root.
+
+    Raises
+    ------
+    PrivilegeError
+        There is no such user, or it is root, or this process cannot become it.
+    """
+    if os.geteuid() != 0:
+        if name:
+            raise PrivilegeError(f"only root can go on as another user: leave out --user {name}")
+        return _myself()
+    behind = caller()
+    if not name and behind.uid != 0:
+        return behind
+    try:
+        user = _user(pwd.getpwnam(name or _NOBODY))
+    except KeyError as error:
+        raise PrivilegeError(f"no user {name or _NOBODY} here: name another with --user") from error
+    if user.uid == 0:
+        raise PrivilegeError(f"a model is never parsed as root, and {user.name} is root: name another with --user")
+    return user
+
+
+def effective_capabilities() -> int:
+    """The effective capability set of this process, as a bit mask."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+@contextlib.contextmanager
+def as_caller() -> Iterator[None]:
+    """Opens files, in its body, with the rights of who typed the command, and in their name."""
+    user = caller()
+    if user.uid == os.geteuid():
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups(user.groups)
+    os.setegid(user.gid)
+    os.seteuid(user.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def drop(user: User, probe_fd: int | None = None) -> list[str]:
+    """Becomes `user` for good: no root id, no capability, no way back.
+
+    Parameters
+    ----------
+    probe_fd
+        A BPF map that goes on being read. Kernels before 5.19 refuse that to unprivileged processes where
+        `kernel.unprivileged_bpf_disabled` is set; there, and only there, CAP_BPF is kept.
+
+    Returns
+    -------
+    The names of the capabilities that were kept: nearly always none.
+    """
+    kept = ["CAP_BPF"] if probe_fd is not None and not _readable_unprivileged(user, probe_fd) else []
+    _become(user, kept)
+    if 0 in os.getresuid() or 0 in os.getresgid() or 0 in os.getgroups():
+        raise PrivilegeError(f"root could not be given up for {user.name}: nothing was parsed")
+    return kept
+
+
+def _become(user: User, kept: list[str]) -> None:
+    try:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        if os.geteuid() == 0:
+            if kept:
+                _prctl(_PR_SET_KEEPCAPS, 1)
+            os.setgroups([group for group in user.groups if group != 0])
+            os.setresgid(user.gid, user.gid, user.gid)
+            os.setresuid(user.uid, user.uid, user.uid)
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+        _set_capabilities(sum(1 << CAPABILITIES[name] for name in kept))
+    except OSError as error:
+        raise PrivilegeError(f"cannot go on as {user.name} ({error.strerror})") from error
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _set_capabilities(mask: int) -> None:
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    data = ctypes.create_string_buffer(struct.pack("=6I", low, low, 0, high, high, 0), 24)
+    if _libc.capset(header, data) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _readable_unprivileged(user: User, probe_fd: int) -> bool:
+    """Tries it, in a child that gives everything up."""
+    from collector import kernel
+
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _become(user, [])
+            kernel.lookup(probe_fd, bytes(4), 1 << 16)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
