@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collector.errors import KernelError
@@ -40,6 +41,10 @@ LINK_TYPE_TCX = 11
 
 _ATTR_SIZE = 128
 _ETHERNET_MIN = 64
+
+SKB_FIELDS = {"gso_segs": 164, "gso_size": 176}
+"""Offsets in `struct __sk_buff` of <linux/bpf.h>."""
+_SKB_SIZE = 192
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -129,15 +134,24 @@ def lookup(map_fd: int, key: bytes, size: int) -> bytes:
     return value.raw
 
 
-def run_program(prog_fd: int, *, repeat: int = 1, frame: bytes = b"", time_ns: int | None = None) -> int:
-    """Runs an XDP program on one frame, `repeat` times (BPF_PROG_TEST_RUN).
+def run_program(
+    prog_fd: int,
+    *,
+    repeat: int = 1,
+    frame: bytes = b"",
+    time_ns: int | None = None,
+    skb: Mapping[str, int] | None = None,
+) -> int:
+    """Runs an XDP or TC program on one frame, `repeat` times (BPF_PROG_TEST_RUN).
 
     Parameters
     ----------
     frame
         The bytes of the frame. The kernel wants 14 at least; empty means that it does not matter.
     time_ns
-        What the program takes for the time, if it was compiled to find it in the packet's metadata.
+        What an XDP program takes for the time, if it was compiled to find it in the packet's metadata.
+    skb
+        For a TC program: fields of `struct __sk_buff`, of those named in `SKB_FIELDS`.
 
     Returns
     -------
@@ -155,6 +169,11 @@ def run_program(prog_fd: int, *, repeat: int = 1, frame: bytes = b"", time_ns: i
         # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
         md = ctypes.create_string_buffer(struct.pack("=6I", 8, len(frame), 0, 0, 0, 0), 24)
         context, context_size = ctypes.addressof(md), len(md)
+    elif skb:
+        fields = ctypes.create_string_buffer(_SKB_SIZE)
+        for name, value in skb.items():
+            struct.pack_into("=I", fields, SKB_FIELDS[name], value)
+        context, context_size = ctypes.addressof(fields), len(fields)
     data = ctypes.create_string_buffer(frame, len(frame))
     attr = _attr(
         "IIIIQQIIIIQQIII",

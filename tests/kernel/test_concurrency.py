@@ -1,0 +1,151 @@
+"""Two CPUs at once on one flow: not a segment or a byte is lost, and it ends once.
+
+The threads run the program in the kernel (BPF_PROG_TEST_RUN without the interpreter's lock), each on its CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from collector import kernel
+from tests import frames
+from tests.compare import raw_of_rows
+from tests.replay import Replay
+
+pytestmark = pytest.mark.kernel
+
+RUNS = 1_500_007  # prime, so that a lost update cannot hide in a round number
+CONNECTIONS = 2_003
+
+UNPROTECTED = (
+    "-Datomic_add(at,value)=({ __typeof__(*(at)) was = *(volatile __typeof__(*(at)) *)(at);"
+    " *(volatile __typeof__(*(at)) *)(at) = was + (value); was; })",
+)
+
+SYN = frames.tcp(flags="S")
+DATA = frames.tcp(flags="A", payload=b"x" * 83)
+ANSWER = frames.answer("A", b"y" * 59)
+FIN = frames.tcp(flags="FA")
+FIN_BACK = frames.answer("FA")
+RST = frames.tcp(flags="R")
+
+
+def ip_size(frame: bytes) -> int:
+    return int.from_bytes(frame[16:18], "big")
+
+
+def on_all_cpus(jobs: Sequence[Callable[[], None]]) -> None:
+    """Runs the jobs at once, each on a CPU of its own where there are enough."""
+    cpus = sorted(os.sched_getaffinity(0))
+    ready = threading.Barrier(len(jobs))
+    failures: list[BaseException] = []
+
+    def run(job: Callable[[], None], cpu: int) -> None:
+        try:
+            os.sched_setaffinity(0, {cpu})
+            ready.wait()
+            job()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(job, cpus[i % len(cpus)])) for i, job in enumerate(jobs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.fixture
+def programs() -> Iterator[Replay]:
+    """With the kernel's own clock."""
+    with Replay(flags=()) as programs:
+        yield programs
+
+
+def hammer(programs: Replay, frame: bytes, runs: int = RUNS) -> Callable[[], None]:
+    return lambda: _repeat(programs, frame, runs)
+
+
+def _repeat(programs: Replay, frame: bytes, runs: int) -> None:
+    kernel.run_program(programs.loaded.ingress_fd, frame=frame, repeat=runs)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(DATA, DATA), (DATA, ANSWER)],
+    ids=["same direction", "both directions"],
+)
+def test_no_segment_and_no_byte_is_lost(programs: Replay, first: bytes, second: bytes) -> None:
+    """Two CPUs, one flow: the sums are what was sent, and there is one record."""
+    _repeat(programs, SYN, 1)
+
+    on_all_cpus([hammer(programs, first), hammer(programs, second)])
+    (raw,) = raw_of_rows(programs.finish())
+
+    segments = raw["s"]["packets"] + raw["d"]["packets"]
+    assert segments == 1 + 2 * RUNS
+    size = raw["s"]["bytes"] + raw["d"]["bytes"]
+    assert size == ip_size(SYN) + RUNS * (ip_size(first) + ip_size(second))
+    assert programs.counters()["tracked"] == segments
+
+
+def test_without_the_protection_it_fails() -> None:
+    """Plain additions lose updates here, so the test above can fail."""
+    with Replay(flags=UNPROTECTED) as programs:
+        _repeat(programs, SYN, 1)
+
+        on_all_cpus([hammer(programs, DATA), hammer(programs, DATA)])
+
+        _, gate = programs.table, programs.slot(0)["side"][0]
+        assert int(gate["bytes"]) < ip_size(SYN) + 2 * RUNS * ip_size(DATA)
+
+
+@pytest.mark.parametrize("ends", [(RST,), (FIN, FIN_BACK)], ids=["rst", "fin"])
+def test_a_flow_that_ends_under_fire_ends_once_and_whole(programs: Replay, ends: tuple[bytes, ...]) -> None:
+    """Connections open and end on one CPU while the other goes on sending to them.
+
+    Each is delivered once; each segment is in exactly one of them, or untracked; the bytes agree.
+    """
+    rows = []
+
+    def lives() -> None:
+        for _ in range(CONNECTIONS):
+            for frame in (SYN, *ends):
+                _repeat(programs, frame, 1)
+
+    def drains() -> None:
+        while len(rows) < CONNECTIONS:
+            rows.extend(raw_of_rows(programs.table.ring.read()))
+
+    shots = 40 * CONNECTIONS
+    on_all_cpus([lives, hammer(programs, DATA, shots), drains])
+
+    counters = programs.counters()
+    assert len(rows) == CONNECTIONS
+    assert counters["opened"] == counters["delivered"] == CONNECTIONS
+    assert counters["contended"] == 0
+    own = 1 + len(ends)
+    hits = sum(raw["s"]["packets"] + raw["d"]["packets"] for raw in rows) - own * CONNECTIONS
+    assert hits > 0
+    assert hits + counters["untracked"] == shots
+    assert counters["tracked"] == hits + own * CONNECTIONS
+    expected = CONNECTIONS * sum(ip_size(frame) for frame in (SYN, *ends)) + hits * ip_size(DATA)
+    assert sum(raw["s"]["bytes"] + raw["d"]["bytes"] for raw in rows) == expected
+    assert len(programs.finish()) == 0
+
+
+def test_every_cpu_opening_the_same_connection_opens_one(programs: Replay) -> None:
+    """The same SYN on both CPUs at once: one connection, all SYNs in it."""
+    for _ in range(200):
+        on_all_cpus([hammer(programs, SYN, 101), hammer(programs, SYN, 101)])
+        (raw,) = raw_of_rows(programs.finish())
+        assert raw["s"]["packets"] == 202
+        assert raw["s"]["bytes"] == 202 * ip_size(SYN)
