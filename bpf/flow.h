@@ -43,12 +43,12 @@
  * connection is in. A visitor who finds another epoch than the one it looked up has come too late
  * and touches nothing. See track.h for the rules.
  */
-#define GATE_VISITOR 1ULL
-#define GATE_VISITORS 0xfffULL
+#define GATE_VISITOR	   1ULL
+#define GATE_VISITORS	   0xfffULL
 #define GATE_SEGMENT_SHIFT 12
-#define GATE_SEGMENTS 0xfffffffffULL /* 36 bits, after the shift */
-#define GATE_EPOCH_SHIFT 48
-#define GATE_EPOCH (1ULL << GATE_EPOCH_SHIFT)
+#define GATE_SEGMENTS	   0xfffffffffULL /* 36 bits, after the shift */
+#define GATE_EPOCH_SHIFT   48
+#define GATE_EPOCH	   (1ULL << GATE_EPOCH_SHIFT)
 
 enum phase { PHASE_FREE, PHASE_OPEN, PHASE_CLOSING, PHASE_SEALED, PHASES };
 
@@ -76,11 +76,11 @@ struct flow_side {
  * (22); 1, the major part of its version (3); 5, the handshake's type, ClientHello (1). RFC 8446, 4 and
  * 5.1. `hello` holds 0xff at the place of each that was seen, and the top bit if one was another byte.
  */
-#define HELLO_BYTES 6 /* stream bytes 0 to 5 decide */
+#define HELLO_BYTES	6 /* stream bytes 0 to 5 decide */
 #define HELLO_BYTES_MAX 8
-#define HELLO_MASK 0x0000ff000000ffffULL
-#define HELLO_EXPECTED 0x0000010000000316ULL
-#define HELLO_WRONG (1ULL << 63)
+#define HELLO_MASK	0x0000ff000000ffffULL
+#define HELLO_EXPECTED	0x0000010000000316ULL
+#define HELLO_WRONG	(1ULL << 63)
 
 /* ---- A flow ---- */
 
@@ -129,28 +129,28 @@ struct flow_ref {
  * segments in its flow as it will be on the wire.) The second group are events in a flow's life:
  * opened = delivered + filtered + what is still in the table.
  */
-#define FLOWML_FATES(X)                                                                          \
-	X(tracked)   /* counted in a connection */                                                \
-	X(untracked) /* TCP without an entry, and not the start of a connection */                \
-	X(table_full)/* the start of a connection, refused: no slot is free */                    \
-	X(contended) /* lost against other CPUs on the same tuple, again and again */             \
-	X(not_ip)    /* neither IPv4 nor IPv6 */                                                  \
-	X(ipv6)      /* IPv6, which is not looked at */                                           \
-	X(not_tcp)   /* IPv4, another protocol */                                                 \
-	X(fragment)  /* a later IPv4 fragment: it has no ports */                                 \
-	X(malformed) /* a header that contradicts itself */                                       \
-	X(truncated) /* a header that is cut short */
-#define FLOWML_EVENTS(X)                                                                         \
-	X(opened)    /* connections that got a slot */                                            \
-	X(delivered) /* finished connections put into the ring */                                 \
-	X(filtered)  /* finished connections that the filter left out */                          \
+#define FLOWML_FATES(X)                                                                                      \
+	X(tracked)    /* counted in a connection */                                                          \
+	X(untracked)  /* TCP without an entry, and not the start of a connection */                          \
+	X(table_full) /* the start of a connection, refused: no slot is free */                              \
+	X(contended)  /* lost against other CPUs on the same tuple, again and again */                       \
+	X(not_ip)     /* neither IPv4 nor IPv6 */                                                            \
+	X(ipv6)	      /* IPv6, which is not looked at */                                                     \
+	X(not_tcp)    /* IPv4, another protocol */                                                           \
+	X(fragment)   /* a later IPv4 fragment: it has no ports */                                           \
+	X(malformed)  /* a header that contradicts itself */                                                 \
+	X(truncated)  /* a header that is cut short */
+#define FLOWML_EVENTS(X)                                                                                     \
+	X(opened)    /* connections that got a slot */                                                       \
+	X(delivered) /* finished connections put into the ring */                                            \
+	X(filtered)  /* finished connections that the filter left out */                                     \
 	X(parked)    /* finished connections that found the ring full, and wait for the sweep */
 
 enum counter {
 #define X(name) COUNT_##name,
 	FLOWML_FATES(X) FLOWML_EVENTS(X)
 #undef X
-	COUNTERS,
+		COUNTERS,
 };
 
 struct counters {

@@ -8,10 +8,10 @@
 #include "parse.h"
 #include "track.h"
 
-#define ATTEMPTS 4 /* look-ups of one packet: its flow may end between look-up and entering */
-#define EEXIST 17
+#define ATTEMPTS      4 /* look-ups of one packet: its flow may end between look-up and entering */
+#define EEXIST	      17
 #define TC_ACT_UNSPEC (-1)
-#define MMAPABLE (1U << 10) /* BPF_F_MMAPABLE: the array starts on a page, so a slot on a cache line */
+#define MMAPABLE      (1U << 10) /* BPF_F_MMAPABLE: the array starts on a page, so a slot on a cache line */
 
 /* Tuple to slot. Written when a flow opens, deleted by whoever ends it. Plain: LRU evicts live entries. */
 BPF_F_TABLE("hash", struct flow_key, struct flow_ref, flows, FLOWML_MAX_CONNECTIONS, 0);
@@ -71,16 +71,14 @@ static __always_inline void deliver(struct flow *flow, __u32 slot)
 }
 
 /* Leaves the side, and goes on with the flow's end if there is one and this visitor is the one to do it. */
-static __always_inline void leave(struct flow *flow, __u32 slot, enum side side, __u32 segments,
-				  int claimed)
+static __always_inline void leave(struct flow *flow, __u32 slot, enum side side, __u32 segments, int claimed)
 {
 	__u64 left;
 
 	if (claimed)
 		flows.delete(&flow->key);
 	left = gate_leave(&flow->side[side].gate, segments);
-	if ((claimed || gate_phase(left) == PHASE_CLOSING) &&
-	    flow_at_rest(flow, side, left, claimed))
+	if ((claimed || gate_phase(left) == PHASE_CLOSING) && flow_at_rest(flow, side, left, claimed))
 		deliver(flow, slot);
 }
 
@@ -108,8 +106,8 @@ static __always_inline struct head read_head(struct hook *hook, const struct pac
 	return head;
 }
 
-static __always_inline enum counter open_connection(struct hook *hook,
-						    const struct packet *pkt, __u64 now, int *again)
+static __always_inline enum counter open_connection(struct hook *hook, const struct packet *pkt, __u64 now,
+						    int *again)
 {
 	struct flow_key key = pkt->key;
 	struct flow_ref ref = {};
@@ -268,17 +266,17 @@ int flowml_sweep(struct xdp_md *ctx)
 	__u16 epoch;
 	__u64 now;
 
-	if (!sweep || read_clock(ctx, &now))
+	if (!sweep)
 		return XDP_ABORTED;
 	slot = sweep->next++;
-	flow = slots.lookup(&slot);
-	if (!flow)
-		return XDP_ABORTED;
 	if (sweep->mode == SWEEP_FILL) { /* the highest first, so that the lowest are used first */
 		slot = FLOWML_MAX_CONNECTIONS - 1 - slot;
 		free_slots.push(&slot, 0);
 		return XDP_PASS;
 	}
+	flow = slots.lookup(&slot);
+	if (!flow || read_clock(ctx, &now))
+		return XDP_ABORTED;
 	if (flow->parked) { /* sealed, and nobody's but the sweep's */
 		deliver(flow, slot);
 		return XDP_PASS;

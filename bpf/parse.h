@@ -11,18 +11,18 @@
 #include "flow.h"
 
 /* EtherTypes and IP protocols are different things: the prefix says which one a number is. */
-#define ETHERTYPE_IPV4 0x0800
-#define ETHERTYPE_IPV6 0x86dd
-#define ETHERTYPE_8021Q 0x8100
+#define ETHERTYPE_IPV4	 0x0800
+#define ETHERTYPE_IPV6	 0x86dd
+#define ETHERTYPE_8021Q	 0x8100
 #define ETHERTYPE_8021AD 0x88a8
-#define PROTOCOL_TCP 6
+#define PROTOCOL_TCP	 6
 
-#define ETHERNET_LEN 14
-#define VLAN_TAG_LEN 4
-#define VLAN_TAGS_MAX 2
-#define IPV4_MIN_LEN 20
-#define TCP_MIN_LEN 20
-#define HEADERS_MAX 142 /* Ethernet, two tags, the longest IPv4 and TCP headers */
+#define ETHERNET_LEN	14
+#define VLAN_TAG_LEN	4
+#define VLAN_TAGS_MAX	2
+#define IPV4_MIN_LEN	20
+#define TCP_MIN_LEN	20
+#define HEADERS_MAX	142 /* Ethernet, two tags, the longest IPv4 and TCP headers */
 #define PAYLOAD_AT_MASK 0xff
 
 #define TCP_FIN 0x01
@@ -39,11 +39,11 @@ struct cursor {
 /* One TCP segment. Valid only after parse_packet() answered COUNT_tracked. */
 struct packet {
 	struct flow_key key;
-	__u32 size;	     /* IP total length; for a GSO buffer what its segments add up to */
-	__u32 headers_len;   /* IP and TCP headers */
-	__u32 payload_at;    /* where the payload begins, from the frame's first byte */
-	__u32 payload_len;   /* TCP payload, from the lengths in the headers */
-	__u32 segments;	     /* 1, or what a GSO buffer will be on the wire */
+	__u32 size;	   /* IP total length; for a GSO buffer what its segments add up to */
+	__u32 headers_len; /* IP and TCP headers */
+	__u32 payload_at;  /* where the payload begins, from the frame's first byte */
+	__u32 payload_len; /* TCP payload, from the lengths in the headers */
+	__u32 segments;	   /* 1, or what a GSO buffer will be on the wire */
 	__u32 sequence;
 	__u8 source_mac[6];
 	__u8 flags;
@@ -135,8 +135,7 @@ static __always_inline void set_key(struct packet *pkt, __be32 saddr, __be32 dad
  * IPv4 and TCP. `gso_len` is 0, or for a GSO buffer the bytes from the IP header on: a buffer of 64 KiB
  * or more carries a total length of 0 in its header (BIG TCP).
  */
-static __always_inline enum counter parse_ipv4_tcp(struct cursor *cur, struct packet *pkt,
-						   __u32 gso_len)
+static __always_inline enum counter parse_ipv4_tcp(struct cursor *cur, struct packet *pkt, __u32 gso_len)
 {
 	const __u8 *ip = cur->pos;
 	const __u8 *tcp;
@@ -181,8 +180,8 @@ static __always_inline enum counter parse_ipv4_tcp(struct cursor *cur, struct pa
 }
 
 /* `frame_len` and `gso_size` are those of a GSO buffer, and 0 for a plain frame. */
-static __always_inline enum counter parse_packet(struct cursor *cur, struct packet *pkt,
-						 __u32 frame_len, __u32 gso_size)
+static __always_inline enum counter parse_packet(struct cursor *cur, struct packet *pkt, __u32 frame_len,
+						 __u32 gso_size)
 {
 	const __u8 *frame = cur->pos;
 	enum counter fate = parse_ethernet(cur, pkt);
@@ -217,8 +216,7 @@ struct head {
 	__u32 len;   /* up to HELLO_BYTES */
 };
 
-static __always_inline struct head payload_head(const __u8 *frame, const __u8 *end,
-						const struct packet *pkt)
+static __always_inline struct head payload_head(const __u8 *frame, const __u8 *end, const struct packet *pkt)
 {
 	__u32 at = pkt->payload_at & PAYLOAD_AT_MASK; /* for the verifier: it is below that anyway */
 	const __u8 *payload = frame + at;

@@ -112,15 +112,13 @@ static __always_inline int flow_at_rest(struct flow *flow, enum side side, __u64
 	int sealed;
 
 	if (claimed)
-		sealed = gate_seal(&flow->side[ORIGINATOR].gate,
-				   gate_close(&flow->side[ORIGINATOR].gate));
+		sealed = gate_seal(&flow->side[ORIGINATOR].gate, gate_close(&flow->side[ORIGINATOR].gate));
 	else if (side == ORIGINATOR)
 		sealed = gate_seal(&flow->side[ORIGINATOR].gate, left);
 	else
 		return gate_seal(&flow->side[RESPONDER].gate, left);
 
-	return sealed && gate_seal(&flow->side[RESPONDER].gate,
-				   gate_close(&flow->side[RESPONDER].gate));
+	return sealed && gate_seal(&flow->side[RESPONDER].gate, gate_close(&flow->side[RESPONDER].gate));
 }
 
 /* ---- The start of a flow ---- */
@@ -131,8 +129,7 @@ static __always_inline int starts_connection(const struct packet *pkt)
 }
 
 /* Makes a free slot the flow that this SYN starts, its segment counted. The slot is the caller's alone. */
-static __always_inline void flow_open(struct flow *flow, __u32 slot, const struct packet *pkt,
-				      __u64 now)
+static __always_inline void flow_open(struct flow *flow, __u32 slot, const struct packet *pkt, __u64 now)
 {
 	struct flow_side *from = &flow->side[ORIGINATOR];
 	struct flow_side *to = &flow->side[RESPONDER];
@@ -164,8 +161,8 @@ static __always_inline void flow_open(struct flow *flow, __u32 slot, const struc
 
 static __always_inline int key_equal(const struct flow_key *a, const struct flow_key *b)
 {
-	return a->low_addr == b->low_addr && a->high_addr == b->high_addr &&
-	       a->low_port == b->low_port && a->high_port == b->high_port;
+	return a->low_addr == b->low_addr && a->high_addr == b->high_addr && a->low_port == b->low_port &&
+	       a->high_port == b->high_port;
 }
 
 /* ---- One more segment. The caller is a visitor of the side. ---- */
@@ -208,8 +205,8 @@ static __always_inline void count_ttl(struct flow_side *side, const struct packe
 }
 
 /* First SYN-ACK of the responder; first ACK of the originator after it. */
-static __always_inline void mark_handshake(struct flow *flow, enum side side,
-					   const struct packet *pkt, __u64 now)
+static __always_inline void mark_handshake(struct flow *flow, enum side side, const struct packet *pkt,
+					   __u64 now)
 {
 	__u64 *at = &flow->side[side].handshake_ns;
 
@@ -220,8 +217,7 @@ static __always_inline void mark_handshake(struct flow *flow, enum side side,
 }
 
 /* Counts all of the segment but its one: that is added by gate_leave(). */
-static __always_inline void flow_add(struct flow *flow, enum side side, const struct packet *pkt,
-				     __u64 now)
+static __always_inline void flow_add(struct flow *flow, enum side side, const struct packet *pkt, __u64 now)
 {
 	struct flow_side *from = &flow->side[side];
 
@@ -243,8 +239,7 @@ static __always_inline __s32 stream_offset(const struct flow *flow, const struct
 }
 
 /* Whether the payload holds any of the bytes that decide, and they are not all known yet. */
-static __always_inline int wants_hello(const struct flow *flow, enum side side,
-				       const struct packet *pkt)
+static __always_inline int wants_hello(const struct flow *flow, enum side side, const struct packet *pkt)
 {
 	__s32 offset;
 
@@ -311,9 +306,9 @@ static __always_inline enum reason flow_timed_out(const struct flow *flow, __u64
 /* A cheap look at one side before flow_timed_out() looks at both. */
 static __always_inline int may_have_timed_out(const struct flow_side *side, __u64 now)
 {
-	__u64 shortest = FLOWML_ESTABLISH_TIMEOUT_NS < FLOWML_INACTIVITY_TIMEOUT_NS ?
-				 FLOWML_ESTABLISH_TIMEOUT_NS :
-				 FLOWML_INACTIVITY_TIMEOUT_NS;
+	__u64 shortest = FLOWML_ESTABLISH_TIMEOUT_NS < FLOWML_INACTIVITY_TIMEOUT_NS
+				 ? FLOWML_ESTABLISH_TIMEOUT_NS
+				 : FLOWML_INACTIVITY_TIMEOUT_NS;
 
 	return (__s64)(now - side->last_ns) > (__s64)shortest;
 }

@@ -107,7 +107,9 @@ def _interface(name: str, loaded: Loaded | None) -> Iterator[Finding]:
             mode = hooks.xdp_mode
             yield Finding("ok" if mode == "native" else "note", "XDP", "; ".join([mode, *hooks.notes[:1]]))
             tcx = hooks.egress_mode == "tcx"
-            yield Finding("ok" if tcx else "note", "TCX", "yes" if tcx else "no (it came with 6.6): clsact is used")
+            yield Finding(
+                "ok" if tcx else "note", "TCX", "yes" if tcx else "no (it came with 6.6): clsact is used"
+            )
             hooks.detach()
     yield from _distortions(interface, mode)
 
@@ -133,7 +135,9 @@ def _distortions(interface: netinfo.Interface, mode: str) -> Iterator[Finding]:
         )
     elif offloads.get("lro"):
         yield Finding(
-            "note", "offloads", f"{shown}: lro merges segments before XDP: `ethtool -K {interface.name} lro off`"
+            "note",
+            "offloads",
+            f"{shown}: lro merges segments before XDP: `ethtool -K {interface.name} lro off`",
         )
     else:
         yield Finding("ok", "offloads", shown or "the driver does not tell")

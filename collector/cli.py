@@ -39,7 +39,9 @@ def _flag(name: str, metavar: str) -> typer.models.OptionInfo:
     return info
 
 
-Interfaces = Annotated[list[str], typer.Argument(help="network interfaces", metavar="IFACE...", show_default=False)]
+Interfaces = Annotated[
+    list[str], typer.Argument(help="network interfaces", metavar="IFACE...", show_default=False)
+]
 Config = Annotated[
     Path | None, typer.Option("--config", help="settings file (TOML)", metavar="FILE", show_default=False)
 ]
@@ -134,12 +136,16 @@ def collect(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="training data, one JSON object a line", metavar="TRAIN.jsonl")],
+    data: Annotated[
+        Path, typer.Argument(help="training data, one JSON object a line", metavar="TRAIN.jsonl")
+    ],
     model: Annotated[Path, typer.Argument(help="the model to write", metavar="MODEL.joblib")],
     trees: Annotated[int, typer.Option(help="trees of the forest", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="the same seed gives the same model", min=0)] = 0,
     jobs: Annotated[int | None, typer.Option(help="processors to train on (default: all)", min=1)] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="train even if many rows are unusable")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="train even if many rows are unusable")
+    ] = False,
 ) -> None:
     """Train a forest on JSON lines and write it with its labels and its contract."""
     from ml.train import train as run

@@ -1,6 +1,6 @@
 """Every option: one table from which defaults, checks, flags' help and configs/online.toml are made.
 
-    python -m collector.config > configs/online.toml
+python -m collector.config > configs/online.toml
 """
 
 from __future__ import annotations
@@ -157,7 +157,11 @@ OPTIONS: tuple[Option, ...] = (
         most=366 * 24 * 3600,
     ),
     Option(
-        "capture", "user", "", "", "go on as this user once attached; empty: the user behind sudo, else nobody"
+        "capture",
+        "user",
+        "",
+        "",
+        "go on as this user once attached; empty: the user behind sudo, else nobody",
     ),
     Option("output", "outfile", "predictions.jsonl", "", "file to append lines to; -: standard output"),
     Option(

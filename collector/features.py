@@ -25,7 +25,8 @@ IP_PROTOCOL_TCP = 6.0
 def _over(numerator: Column, denominator: Column) -> Column:
     """Quotient; NaN where the denominator is 0."""
     out = np.full(len(numerator), np.nan)
-    return np.divide(numerator, denominator, out=out, where=denominator != 0)
+    np.divide(numerator, denominator, out=out, where=denominator != 0)
+    return out
 
 
 def _seconds(later: npt.NDArray[np.uint64], earlier: npt.NDArray[np.uint64]) -> Column:
@@ -73,9 +74,7 @@ class Feature:
 
 
 FEATURES: tuple[Feature, ...] = (
-    Feature(
-        "dur", "s", "duration", "last segment of either side - first SYN", lambda f: f.dur
-    ),
+    Feature("dur", "s", "duration", "last segment of either side - first SYN", lambda f: f.dur),
     Feature(
         "proto",
         "",
@@ -83,12 +82,8 @@ FEATURES: tuple[Feature, ...] = (
         "6",
         lambda f: np.full(len(f.dur), IP_PROTOCOL_TCP),
     ),
-    Feature(
-        "s_bytes_sum", "B", "bytes sent by the originator", "sum of IP sizes", lambda f: f.bytes[0]
-    ),
-    Feature(
-        "d_bytes_sum", "B", "bytes sent by the responder", "sum of IP sizes", lambda f: f.bytes[1]
-    ),
+    Feature("s_bytes_sum", "B", "bytes sent by the originator", "sum of IP sizes", lambda f: f.bytes[0]),
+    Feature("d_bytes_sum", "B", "bytes sent by the responder", "sum of IP sizes", lambda f: f.bytes[1]),
     Feature(
         "s_ttl_mean",
         "",

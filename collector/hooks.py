@@ -100,7 +100,9 @@ def _attach_xdp(hooks: Attachment, prog_fd: int, wanted: str) -> None:
                     f"{name} has an XDP program already{holder(hooks.interface)}: end that first"
                 ) from error
             if error.errno in (errno.EPERM, errno.EACCES):
-                raise PrivilegeError(f"no right to attach to {name} ({error.strerror}): run with sudo") from error
+                raise PrivilegeError(
+                    f"no right to attach to {name} ({error.strerror}): run with sudo"
+                ) from error
             if error.errno == errno.ENODEV:
                 raise InterfaceError(f"{name} went away while attaching: see `ip link`") from error
             refusal = f"{name} refuses {mode} XDP ({error.strerror})"
@@ -167,7 +169,9 @@ def holder(interface: Interface) -> str:
                 continue
             if "link_id:" in fields and fields[fields.index("link_id:") + 1] == str(link.id):
                 pid = info.parts[2]
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
                 return f", held by process {pid} ({command.strip()[:80]})"
         return f" (program {link.prog_id})"
     return ""

@@ -6,6 +6,7 @@ No library is needed for them, and none of them needs root once the descriptors 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -55,9 +56,7 @@ def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
         number = _SYSCALLS[platform.machine()]
     except KeyError:
         raise KernelError(f"the number of bpf(2) on {platform.machine()} is not known to flowml") from None
-    result: int = _libc.syscall(
-        ctypes.c_long(number), ctypes.c_int(command), attr, ctypes.c_uint(len(attr))
-    )
+    result: int = _libc.syscall(ctypes.c_long(number), ctypes.c_int(command), attr, ctypes.c_uint(len(attr)))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
@@ -95,32 +94,23 @@ def link_info(link_fd: int) -> Link:
 
 def links() -> list[Link]:
     """Every XDP and TCX link of this machine. Needs root."""
-    found, last = [], 0
+    found: list[Link] = []
+    last = 0
     while True:
         attr = _attr("II", last, 0)
         try:
             _bpf(_LINK_GET_NEXT_ID, attr)
-            (last,) = struct.unpack_from("=I", attr.raw, 4)
-            fd = _bpf(_LINK_GET_FD_BY_ID, _attr("I", last))
         except OSError as error:
-            if error.errno == errno.ENOENT and last and _next_link(last) is not None:
-                continue  # it went away between the two calls
-            return found
-        try:
+            if error.errno == errno.ENOENT:  # that was the last one
+                return found
+            raise
+        (last,) = struct.unpack_from("=I", attr.raw, 4)
+        with contextlib.suppress(FileNotFoundError):  # it went away between the two calls
+            fd = _bpf(_LINK_GET_FD_BY_ID, _attr("I", last))
             link = link_info(fd)
-        finally:
             os.close(fd)
-        if link.type in (LINK_TYPE_XDP, LINK_TYPE_TCX):
-            found.append(link)
-
-
-def _next_link(last: int) -> int | None:
-    attr = _attr("II", last, 0)
-    try:
-        _bpf(_LINK_GET_NEXT_ID, attr)
-    except OSError:
-        return None
-    return int(struct.unpack_from("=I", attr.raw, 4)[0])
+            if link.type in (LINK_TYPE_XDP, LINK_TYPE_TCX):
+                found.append(link)
 
 
 def lookup(map_fd: int, key: bytes, size: int) -> bytes:

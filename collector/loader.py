@@ -122,7 +122,8 @@ class Compiler:
         return Loaded(table, ingress, egress)
 
     def _answer(self) -> tuple[dict[str, Any], list[int]]:
-        text, fds = b"", []
+        text = b""
+        fds: list[int] = []
         while not text.endswith(b"\n"):
             part, more, _, _ = socket.recv_fds(self._channel, _ANSWER_MAX, 64)
             if not part:

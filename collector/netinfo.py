@@ -107,7 +107,9 @@ def find(name: str) -> Interface:
     try:
         interface = Interface(name, socket.if_nametoindex(name))
         if not interface.is_ethernet():
-            raise InterfaceError(f"the frames of {name} carry no Ethernet header: attach to the port beneath it")
+            raise InterfaceError(
+                f"the frames of {name} carry no Ethernet header: attach to the port beneath it"
+            )
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.ENXIO, errno.EINVAL, None):
             raise InterfaceError(f"{name}: {error.strerror}") from error

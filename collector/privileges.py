@@ -89,7 +89,9 @@ def runner(name: str = "") -> User:
     except KeyError as error:
         raise PrivilegeError(f"no user {name or _NOBODY} here: name another with --user") from error
     if user.uid == 0:
-        raise PrivilegeError(f"a model is never parsed as root, and {user.name} is root: name another with --user")
+        raise PrivilegeError(
+            f"a model is never parsed as root, and {user.name} is root: name another with --user"
+        )
     return user
 
 

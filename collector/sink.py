@@ -171,13 +171,14 @@ class Sink:
         try:
             fd, name = tempfile.mkstemp(prefix="flowml-rescued-", suffix=".jsonl")
             try:
-                with open(fd, "wb") as file:
+                with os.fdopen(fd, "wb") as file:
                     file.writelines(self._waiting)
             except OSError:
                 Path(name).unlink()
                 raise
         except OSError as error:
-            return f"{count} more lines are lost: no room for them in {tempfile.gettempdir()} either ({error.strerror})"
+            folder = tempfile.gettempdir()
+            return f"{count} more lines are lost: no room for them in {folder} either ({error.strerror})"
         self._waiting.clear()
         return f"{count} more lines are in {name}: make room and append them"
 
@@ -200,7 +201,8 @@ def open_sink(path: str) -> Sink:
         with privileges.as_caller():
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
+        who = privileges.caller().name
         raise OutputError(
-            f"{path} cannot be written by {privileges.caller().name} ({error.strerror}): name another --outfile"
+            f"{path} cannot be written by {who} ({error.strerror}): name another --outfile"
         ) from error
     return Sink(fd, path)

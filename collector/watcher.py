@@ -29,9 +29,7 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     with IPRoute() as netlink:
-        ours = not any(
-            qdisc.get_attr("TCA_KIND") == "clsact" for qdisc in netlink.get_qdiscs(index)
-        )
+        ours = not any(qdisc.get_attr("TCA_KIND") == "clsact" for qdisc in netlink.get_qdiscs(index))
         try:
             if ours:
                 netlink.tc("add", "clsact", index)

@@ -16,9 +16,9 @@ REQUIRED = os.environ.get("FLOWML_REQUIRE_KERNEL") == "1"
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A machine that cannot run a test skips it, unless it has to: then that is a failure."""
-    if any(item.iter_markers("kernel")) or any(item.iter_markers("live")):
-        if os.geteuid() != 0:
-            (pytest.fail if REQUIRED else pytest.skip)("needs root")
+    needs_root = any(item.iter_markers("kernel")) or any(item.iter_markers("live"))
+    if needs_root and os.geteuid() != 0:
+        (pytest.fail if REQUIRED else pytest.skip)("needs root")
     if any(item.iter_markers("traces")) and not TRACES:
         pytest.skip("FLOWML_TRACES names no folder of captures")
 

@@ -52,9 +52,7 @@ def on_all_cpus(jobs: Sequence[Callable[[], None]]) -> None:
         except BaseException as error:
             failures.append(error)
 
-    threads = [
-        threading.Thread(target=run, args=(job, cpus[i % len(cpus)])) for i, job in enumerate(jobs)
-    ]
+    threads = [threading.Thread(target=run, args=(job, cpus[i % len(cpus)])) for i, job in enumerate(jobs)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -39,4 +39,6 @@ def test_every_connection_of_a_capture_is_counted_as_the_oracle_counts_it(
         theirs = by_start[(raw["s"]["first_ns"], *raw["src"])]
         for name, value in ours.items():
             wanted = theirs[name]
-            assert math.isnan(value) if wanted is None else math.isclose(value, wanted, rel_tol=RELATIVE), name
+            assert math.isnan(value) if wanted is None else math.isclose(value, wanted, rel_tol=RELATIVE), (
+                name
+            )

@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all of their set-up by themselves, as root, on Debian 12 and Ubuntu 22.04
+# or later. V=1 shows the commands.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format types clean
+.SUFFIXES:
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+C_SOURCES := $(wildcard bpf/*.h bpf/*.c)
+Q := $(if $(V),,@)
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready ## packages and the virtual environment, with `flowml` in .venv/bin
+
+# The system's packages are visible in it: bcc comes from python3-bpfcc.
+$(VENV)/.ready: pyproject.toml tests/constraints.txt packaging/packages.sh
+	$(Q)packaging/packages.sh run test
+	$(Q)test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(Q)PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
+		$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	$(Q)touch $@
+
+demo: setup ## devices in namespaces, real TLS: collect, train, attach, predict
+	$(Q)$(BIN)/python -m tests.demo
+
+test: setup lint types ## everything that CI runs (as root; FLOWML_TRACES=DIR adds real captures)
+	$(Q)$(BIN)/python -m pytest
+
+lint: setup ## ruff and clang-format
+	$(Q)$(BIN)/ruff check --quiet .
+	$(Q)$(BIN)/ruff format --quiet --check .
+	$(Q)clang-format --dry-run --Werror $(C_SOURCES)
+
+format: setup ## rewrite the sources as lint wants them
+	$(Q)$(BIN)/ruff check --quiet --fix .
+	$(Q)$(BIN)/ruff format --quiet .
+	$(Q)clang-format -i $(C_SOURCES)
+
+types: setup ## mypy, strict
+	$(Q)$(BIN)/mypy --no-error-summary
+
+clean: ## forget the virtual environment and what was built
+	$(Q)rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

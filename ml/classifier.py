@@ -1,0 +1,47 @@
+"""The seam between the pipeline and whatever classifies: features in, class and probability out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Answers", "Classifier", "most_probable"]
+
+Answers = tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]
+"""For each row the index of its class in `Classifier.labels`, and the probability of that class."""
+
+
+class Classifier(Protocol):
+    """Anything that can say which device a connection is of."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label of each class."""
+
+    def predict(self, X: npt.NDArray[np.float64]) -> Answers:
+        """Classifies rows of features.
+
+        Parameters
+        ----------
+        X
+            Shape (n_rows, 17), float64, columns in the order of `features.NAMES`; NaN where undefined.
+            No rows are fine.
+
+        Returns
+        -------
+        Class indices, shape (n_rows,), intp; and their probabilities, shape (n_rows,), float64.
+        """
+
+
+def most_probable(probabilities: npt.NDArray[np.float64]) -> Answers:
+    """The class of the highest probability; in a tie the first of them, as in scikit-learn's `predict`.
+
+    Parameters
+    ----------
+    probabilities
+        Shape (n_rows, n_classes).
+    """
+    best = np.argmax(probabilities, axis=1)
+    return best, probabilities[np.arange(len(best)), best].astype(np.float64, copy=False)

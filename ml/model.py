@@ -1,0 +1,287 @@
+"""Models on disk: `MODEL`, `MODEL.labels.json` and `MODEL.meta.json`.
+
+A model is a pickle, and a pickle is a program. Loading therefore has two halves: `open_model` opens the
+files and reads only the plain data, which may be done with more rights than the model deserves; and
+`ModelFiles.load` runs the pickle, which is for after those rights are gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+from warnings import WarningMessage, catch_warnings, simplefilter
+
+import joblib
+import sklearn
+from sklearn.exceptions import InconsistentVersionWarning
+
+from collector.errors import ModelError
+from ml.atomic import replace_all
+from ml.classifier import Classifier
+from ml.contract import Contract
+from ml.estimator import classifier_of, one_line
+from ml.labels import from_json, labels_path, to_json
+from ml.origin import Origin
+
+__all__ = [
+    "Classifier",
+    "Contract",
+    "ModelFiles",
+    "contract_path",
+    "labels_path",
+    "open_model",
+    "save",
+]
+
+_SKLEARN_PACKAGES = (
+    "calibration",
+    "compose",
+    "discriminant_analysis",
+    "ensemble",
+    "impute",
+    "linear_model",
+    "model_selection",
+    "naive_bayes",
+    "neighbors",
+    "neural_network",
+    "pipeline",
+    "preprocessing",
+    "svm",
+    "tree",
+)
+"""Where classifiers, and what is put before them, are from."""
+
+Opener = Callable[[Path], BinaryIO]
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def contract_path(model: Path) -> Path:
+    """The contract beside a model."""
+    return model.with_name(model.name + ".meta.json")
+
+
+def save(path: Path, estimator: Any, labels: Sequence[str], contract: Contract) -> Contract:
+    """Writes a model, its labels and its contract: all of them, or none.
+
+    Parameters
+    ----------
+    path
+        Of the model; the others stand beside it.
+    estimator
+        Its `classes_` are indices into `labels`.
+    contract
+        Its `model_sha256` is filled in here.
+
+    Returns
+    -------
+    The contract as it was written.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written; those of an earlier model are as they were.
+    """
+    pickled = io.BytesIO()
+    joblib.dump(estimator, pickled)
+    contract = replace(contract, model_sha256=hashlib.sha256(pickled.getbuffer()).hexdigest())
+    # The contract goes first and the model last: if the machine stops in between, the new contract's
+    # SHA-256 is not that of the old model, and loading refuses the mixture.
+    replace_all(
+        [
+            (contract_path(path), contract.to_json()),
+            (labels_path(path), to_json(labels)),
+            (path, pickled.getvalue()),
+        ]
+    )
+    return contract
+
+
+@dataclass(slots=True)
+class ModelFiles:
+    """A model whose files are read but whose pickle is not yet run.
+
+    Attributes
+    ----------
+    path
+        Of the model, for messages.
+    data
+        The bytes of the model file.
+    contract
+        None for a bare estimator.
+    labels
+        Indexed by class id; None if there is no file of labels.
+    labels_name
+        That file's, for messages.
+    warnings
+        What the user should know and is no reason to refuse; `check` and `load` add to it.
+    """
+
+    path: Path
+    data: bytes = field(repr=False)
+    contract: Contract | None
+    labels: tuple[str, ...] | None
+    labels_name: str
+    warnings: list[str] = field(default_factory=list)
+
+    def modules(self) -> list[str]:
+        """Modules that unpickling will import: for a caller who cannot read them any more when it does.
+
+        They are of a fixed list. A file of the user's does not decide what is imported with rights that the
+        user may not have.
+        """
+        path = self.contract.estimator.split(".") if self.contract else []
+        named = [package for package in _SKLEARN_PACKAGES if path[:2] == ["sklearn", package]]
+        return [f"sklearn.{package}" for package in named or _SKLEARN_PACKAGES]
+
+    def check(self, *, filter: str, timeouts: Mapping[str, int]) -> None:
+        """Compares the contract with the capture that the model is to serve.
+
+        Parameters
+        ----------
+        filter
+            Which connections will be asked about: tls or tcp.
+        timeouts
+            `origin.TIMEOUTS`, in milliseconds.
+
+        Raises
+        ------
+        ModelError
+            Features, NaN rule, filter or a timeout differ; the text names the difference. What the contract
+            does not know is only warned of.
+        """
+        if self.contract is None:
+            return
+        self.contract.check_features(self.path.name)
+        unknown = self.contract.check_origin(self.path.name, Origin(filter, dict(timeouts)))
+        if unknown:
+            self.warnings.append(
+                f"{self.path.name} does not say with which {', '.join(unknown)} its training data was "
+                "captured: answers are only good if it was with those of this capture"
+            )
+
+    def load(self) -> Classifier:
+        """Runs the pickle.
+
+        Raises
+        ------
+        ModelError
+            The bytes are not those that were trained; the pickle fails; what comes out is no classifier of
+            flowml's features, or has more classes than there are labels.
+        """
+        name = self.path.name
+        if self.contract is not None:
+            self.contract.check_features(name)
+            if hashlib.sha256(self.data).hexdigest() != self.contract.model_sha256:
+                raise ModelError(
+                    f"{name} changed after training: its SHA-256 is not the one in "
+                    f"{contract_path(self.path).name}; restore both files, or train the model again"
+                )
+        with catch_warnings(record=True) as caught:
+            simplefilter("always")
+            estimator = self._unpickle()
+            classifier = classifier_of(estimator, name, self.labels, self.labels_name)
+        self._pass_on(caught)
+        if self.labels is not None and not set(classifier.labels) <= set(self.labels):
+            self.warnings.append(f"{self.labels_name} is not used: the classes of {name} are text themselves")
+        return classifier
+
+    def _unpickle(self) -> Any:
+        try:
+            return joblib.load(io.BytesIO(self.data))
+        except (ImportError, PermissionError) as error:
+            raise ModelError(
+                f"{self.path.name} needs what cannot be imported ({one_line(error)}); "
+                "install it, let the user that flowml runs as read it, or train the model again here"
+            ) from error
+        except Exception as error:  # a pickle can fail in any way
+            trained = self._trained_with()
+            skew = f" (it is of scikit-learn {trained}, here is {sklearn.__version__})" if trained else ""
+            raise ModelError(
+                f"{self.path.name} cannot be unpickled: {one_line(error)}{skew}; "
+                "restore the file, or train the model again"
+            ) from error
+
+    def _trained_with(self) -> str | None:
+        """The version of scikit-learn in the contract, if it is not the one installed."""
+        version = self.contract.versions.get("scikit-learn") if self.contract else None
+        return None if version == sklearn.__version__ else version
+
+    def _pass_on(self, caught: Sequence[WarningMessage]) -> None:
+        """Python's warnings as ours, each once; every tree of a forest tells of another version."""
+        trained = self._trained_with()
+        texts: list[str] = []
+        for warning in caught:
+            if isinstance(warning.message, InconsistentVersionWarning):
+                trained = warning.message.original_sklearn_version
+            else:
+                texts.append(f"{self.path.name}: {' '.join(str(warning.message).split())}")
+        if trained:
+            texts.append(
+                f"{self.path.name} was trained with scikit-learn {trained}, here is {sklearn.__version__}: "
+                "its answers may differ; train it again to be sure"
+            )
+        self.warnings.extend(dict.fromkeys(texts))
+
+
+def open_model(path: Path, labels_file: Path | None = None, opener: Opener = _open) -> ModelFiles:
+    """Reads a model's three files, of which it parses only the plain data.
+
+    Parameters
+    ----------
+    path
+        Of the model.
+    labels_file
+        A JSON array of labels in place of the one beside the model.
+    opener
+        Opens a file for reading in binary: where the caller has more rights than the user who named the
+        file, with that user's.
+
+    Raises
+    ------
+    ModelError
+        A file cannot be read; the contract or the labels are not what they should be.
+    """
+    try:
+        data = _read(path, opener)
+    except FileNotFoundError:
+        raise ModelError(f"there is no model {path}; name one, or make it with `flowml train`") from None
+    notes = []
+    contract = None
+    try:
+        text = _read(contract_path(path), opener)
+    except FileNotFoundError:
+        notes.append(
+            f"{path.name} has no contract ({contract_path(path).name}): that it was trained on flowml's "
+            "features, in flowml's order, cannot be checked"
+        )
+    else:
+        contract = Contract.from_json(text, contract_path(path).name)
+    labels = None
+    labels_from = labels_path(path) if labels_file is None else labels_file
+    try:
+        labels = from_json(_read(labels_from, opener), labels_from.name)
+    except FileNotFoundError:
+        if labels_file is not None:
+            raise ModelError(f"there is no file of labels {labels_file}; name one") from None
+        notes.append(f"{path.name} has no labels ({labels_from.name}): class ids are shown as unknown_<id>")
+    return ModelFiles(path, data, contract, labels, labels_from.name, notes)
+
+
+def _read(path: Path, opener: Opener) -> bytes:
+    """Raises FileNotFoundError, which may be all right, and ModelError, which is not."""
+    try:
+        with opener(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ModelError(
+            f"cannot read {path}: {error.strerror or error}; make it readable, or name another"
+        ) from error

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Installs what the distribution has to give, and only what is missing: `packages.sh run` for running flowml,
+# `packages.sh run test` for the tests too. Needs root on Debian and Ubuntu; elsewhere it names what to install.
+set -eu
+
+have_bcc() { /usr/bin/python3 -c 'import bcc' 2>/dev/null; }
+have_venv() { /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null; }
+have_headers() { [ -e /usr/include/linux/types.h ]; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+missing=
+need() { # package, then the command that tells whether it is there
+	package=$1
+	shift
+	"$@" || missing="$missing $package"
+}
+
+for use in "$@"; do
+	case $use in
+	run)
+		need python3-bpfcc have_bcc
+		need python3-venv have_venv
+		need linux-libc-dev have_headers
+		need iproute2 have ip
+		;;
+	test)
+		need clang-format have clang-format
+		need ethtool have ethtool
+		need openssl have openssl
+		need tcpdump have tcpdump
+		need tcpreplay have tcpreplay
+		need tshark have tshark
+		need bpftool have bpftool
+		;;
+	esac
+done
+[ -z "$missing" ] && exit 0
+
+if ! have apt-get; then
+	echo "flowml: install what your distribution calls$missing, then run this again" >&2
+	exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "flowml: packages are missing, and installing them needs root: apt-get install$missing" >&2
+	exit 1
+fi
+# Ubuntu keeps bpftool in a package of the kernel's.
+case " $missing " in
+*" bpftool "*)
+	if grep -q '^ID=ubuntu' /etc/os-release; then
+		missing=$(echo "$missing" | sed "s/ bpftool/ linux-tools-common linux-tools-generic/")
+	fi
+	;;
+esac
+echo "flowml: installing$missing" >&2
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+# shellcheck disable=SC2086 # one word a package
+if ! { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+	tail -n 20 "$log" >&2
+	echo "flowml: apt-get could not install$missing; all that it said is in $log" >&2
+	exit 1
+fi
+rm -f "$log"
