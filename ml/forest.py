@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,10 @@ def train(dataset: Dataset, trees: int, seed: int, jobs: int | None) -> RandomFo
     forest = RandomForestClassifier(
         n_estimators=trees, random_state=seed, n_jobs=-1 if jobs is None else jobs
     )
-    forest.fit(dataset.X, dataset.y)
+    with warnings.catch_warnings():
+        # Many classes of few rows each look to scikit-learn like numbers to be estimated.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        forest.fit(dataset.X, dataset.y)
     # How many CPUs it was trained on is nothing that the model file should carry to another machine.
     return forest.set_params(n_jobs=1)
 

@@ -67,7 +67,7 @@ def decode(classes: Any, model: str, labels: tuple[str, ...] | None, labels_name
         raise ModelError(f"{model} has {len(classes)} outputs; give a classifier of one")
     if all(isinstance(label, str) for label in classes):
         return tuple(map(str, classes))
-    ids = np.asarray(classes)
+    ids = np.array(list(classes))
     if ids.dtype.kind not in "biuf" or not (np.isfinite(ids) & (ids >= 0) & (ids == np.floor(ids))).all():
         raise ModelError(
             f"{model} has classes that are neither text nor ids from 0; train it on one of these"

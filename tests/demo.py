@@ -150,14 +150,22 @@ def _say(text: str) -> None:
 def _start_flowml(host: lab.Host, arguments: Sequence[str | Path], err: Path) -> lab.Process:
     """Start flowml on the host's interface; return when its hooks are in."""
     process = host.popen([FLOWML, *arguments], err=err)
-    lab.wait_for(lambda: "attached" in err.read_text(), f"flowml {arguments[0]} to attach", 60, process)
+
+    def attached() -> list[str]:
+        whole_lines, _, _ = err.read_text().rpartition("\n")
+        return [line for line in whole_lines.splitlines() if "attached" in line]
+
+    lab.wait_for(attached, f"flowml {arguments[0]} to attach", 60, process)
+    _say(f"flowml {arguments[0]}: {attached()[0]}")
     return process
 
 
-def _stop_flowml(process: lab.Process, what: str) -> None:
+def _stop_flowml(process: lab.Process, what: str) -> str:
+    """Stop flowml as Ctrl+C would; return the last thing it said."""
     code = lab.end(process, signal.SIGINT, timeout=30)
     if code:
         raise DemoError(f"flowml {what} ended with exit code {code}\n{process.last_words()}")
+    return process.last_words().rpartition("\n")[2]
 
 
 def _connect_all(site: lab.DeviceLab, service: lab.Service, folder: Path, half: int) -> int:
@@ -197,22 +205,18 @@ def _demonstrate(site: lab.DeviceLab, folder: Path) -> float:
     _say(f"{len(HABITS)} devices and a TLS server are up, IPv4 over a veth pair")
 
     flowml = _start_flowml(site.server, ["collect", iface, "--outfile", train], folder / "collect.err")
-    _say(f"flowml collect {iface}: attached")
     made = _connect_all(site, service, folder, half=1)
-    _stop_flowml(flowml, "collect")
-    _say(f"{made} connections made, {len(_read(train, made))} lines in {train.name}")
+    _say(f"{made} connections made; flowml: {_stop_flowml(flowml, 'collect')}")
+    _read(train, made)
 
     lab.run([FLOWML, "train", train, model])
     _say(f"flowml train: {model.name}, {model.stat().st_size // 1024} KiB")
 
     attach: list[str | Path] = ["attach", iface, "--model", model, "--format", "record"]
     flowml = _start_flowml(site.server, [*attach, "--outfile", predictions], folder / "attach.err")
-    _say(f"flowml attach {iface}: attached")
     made = _connect_all(site, service, folder, half=2)
-    _stop_flowml(flowml, "attach")
-    records = _read(predictions, made)
-    _say(f"{made} connections made, {len(records)} lines in {predictions.name}\n")
-    return _report(predictions, records)
+    _say(f"{made} connections made; flowml: {_stop_flowml(flowml, 'attach')}\n")
+    return _report(predictions, _read(predictions, made))
 
 
 def _report(path: Path, records: Sequence[dict[str, Any]]) -> float:
@@ -263,6 +267,7 @@ def main() -> int:
         if share < ENOUGH:
             raise DemoError(f"fewer than {ENOUGH:.0%} were named right")
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # more of them would only spoil the exit code
         print("\ndemo: interrupted; everything it made is gone", file=sys.stderr)
         return 130
     except (DemoError, lab.LabError) as error:

@@ -45,6 +45,11 @@ from pathlib import Path
 from types import FrameType
 
 __all__ = [
+    "CLIENT_IP",
+    "CLIENT_MAC",
+    "SERVER_IP",
+    "SERVER_MAC",
+    "Connection",
     "Device",
     "DeviceLab",
     "Host",
@@ -170,9 +175,9 @@ class Lab:
     def close(self) -> None:
         for process in reversed(self.processes):
             end(process)
-        if not _debugging():
-            for name in self.namespaces:
-                _remove(name)
+        left = [] if _debugging() else [name for name in self.namespaces if not _remove(name)]
+        if left:
+            raise LabError(f"`ip netns delete` did not remove {', '.join(left)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ class Host:
     def popen(self, argv: Sequence[str | Path], out: Path | None = None, err: Path | None = None) -> Process:
         """Start a command here, its output into files. It is ended with the laboratory at the latest.
 
-        It gets a session of its own: a Ctrl+C at the terminal reaches the laboratory only.
+        It is out of the terminal's reach: a Ctrl+C there ends the laboratory first, and that ends it.
         """
         with contextlib.ExitStack() as files:
             streams = [
@@ -220,14 +225,13 @@ def _names() -> list[str]:
     return [name for name in listed if NAMESPACE.fullmatch(name)]
 
 
-def _remove(name: str) -> None:
-    """Remove a namespace and what still runs in it. One that is gone already is fine."""
+def _remove(name: str) -> bool:
+    """Remove a namespace and what still runs in it; whether it is gone, by whomever."""
     for pid in run(["ip", "netns", "pids", name], check=False).split():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
     run(["ip", "netns", "delete", name], check=False)
-    if name in _names():
-        raise LabError(f"namespace {name} is still there; `ip netns delete {name}` says why")
+    return name not in _names()
 
 
 def _remove_stale() -> None:

@@ -27,6 +27,7 @@ ETHERNET, LINKTYPE_ETHERNET = 14, 1
 HOLDER = """
 import signal
 from tests import lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with lab.veth_pair() as pair:
     sleeper = pair.left.popen(["sleep", "600"])
     print(pair.left.ns, pair.right.ns, sleeper.pid, flush=True)
@@ -109,8 +110,8 @@ def test_wait_for_says_what_did_not_happen() -> None:
         lab.wait_for(lambda: False, "the moon", timeout=0.1)
 
 
-def test_a_profile_without_noise_draws_what_it_says() -> None:
-    """An unknown way to close is refused."""
+def test_a_profile_closes_with_fin_or_rst() -> None:
+    """Any other way to close is refused."""
     with pytest.raises(ValueError, match="fin or rst"):
         lab.Profile(request_bytes=100, answer_bytes=100, close="shrug")
 

@@ -50,16 +50,22 @@ class Running:
 
 
 @contextmanager
-def flowml(host: Host, *arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[Running]:
+def flowml(
+    host: Host,
+    *arguments: str | Path,
+    environment: dict[str, str] | None = None,
+    own_outfile: bool = False,
+) -> Iterator[Running]:
     """`flowml` with these arguments in a host's namespace; attached in the body, ended after it.
 
-    An `--outfile` is added, in a folder that whoever it goes on as can reach.
+    An `--outfile` is added, in a temporary folder, unless the arguments have their own.
     """
     with tempfile.TemporaryDirectory(prefix="flowml-test-") as folder:
         outfile, err = Path(folder) / "out.jsonl", Path(folder) / "err"
+        output = () if own_outfile else ("--outfile", str(outfile))
         with err.open("wb") as stderr:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", host.ns, FLOWML, *map(str, arguments), "--outfile", outfile],
+                ["ip", "netns", "exec", host.ns, FLOWML, *map(str, arguments), *output],
                 stdin=subprocess.DEVNULL,
                 stderr=stderr,
                 env=os.environ | (environment or {}),
@@ -75,7 +81,12 @@ def flowml(host: Host, *arguments: str | Path, environment: dict[str, str] | Non
             end(process, signal.SIGKILL)
 
 
-def refused(*arguments: str | Path, ns: str | None = None, timeout: float = 60) -> tuple[int, str]:
+def refused(
+    *arguments: str | Path,
+    ns: str | None = None,
+    environment: dict[str, str] | None = None,
+    timeout: float = 60,
+) -> tuple[int, str]:
     """Runs `flowml` to its end, which is an error: exit code and what it said on standard error."""
     where: Sequence[str] = ["ip", "netns", "exec", ns] if ns else []
     done = subprocess.run(
@@ -83,6 +94,7 @@ def refused(*arguments: str | Path, ns: str | None = None, timeout: float = 60) 
         capture_output=True,
         text=True,
         timeout=timeout,
+        env=os.environ | (environment or {}),
         check=False,
         stdin=subprocess.DEVNULL,
     )

@@ -13,11 +13,11 @@ def test_scores() -> None:
     truth, answers = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 2])
 
     # Recall 3/4 and 1/2; precision 3/3 and 1/2; F1 6/7 and 1/2.
-    assert {
+    assert scores(truth, answers) == {
         "accuracy": pytest.approx(4 / 6),
         "balanced_accuracy": pytest.approx(5 / 8),
         "macro_f1": pytest.approx((6 / 7 + 1 / 2) / 2),
-    } == scores(truth, answers)
+    }
 
 
 def test_nothing_to_score() -> None:

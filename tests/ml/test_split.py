@@ -28,8 +28,8 @@ def test_sides(rows: list[tuple[int, int, int | None]], seed: int) -> None:
 
     split = hold_out(data, seed)
 
-    assert list(range(len(data))) == sorted([*split.train, *split.test])
-    assert set(range(len(data.classes))) == set(data.y[split.train])
+    assert sorted([*split.train, *split.test]) == list(range(len(data)))
+    assert set(data.y[split.train]) == set(range(len(data.classes)))
 
 
 @given(rows=ROWS, seed=st.integers(0, 5))
@@ -40,7 +40,7 @@ def test_no_capture_on_both_sides(rows: list[tuple[int, int, int | None]], seed:
     split = hold_out(data, seed)
 
     if split.by == "capture":
-        assert set() == set(data.captures[split.train]) & set(data.captures[split.test])
+        assert set(data.captures[split.train]) & set(data.captures[split.test]) == set()
         assert len(split.test) > 0
 
 
@@ -97,7 +97,7 @@ def test_class_of_one_capture_stays_in_training() -> None:
 
     tested = {int(capture) for seed in range(20) for capture in data.captures[hold_out(data, seed).test]}
 
-    assert {1, 2, 3} == tested
+    assert tested == {1, 2, 3}
 
 
 def test_largest_capture_stays_in_training() -> None:
@@ -106,7 +106,7 @@ def test_largest_capture_stays_in_training() -> None:
     data = dataset([0] * 100 + [1] * 100, captures=captures)
 
     for seed in range(10):
-        assert {2, 4} == set(data.captures[hold_out(data, seed).test])
+        assert set(data.captures[hold_out(data, seed).test]) == {2, 4}
 
 
 def test_captures_that_cannot_be_parted() -> None:

@@ -1,0 +1,95 @@
+"""Settings: defaults, the file, the flags; and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector import config
+from collector.errors import ConfigError
+from collector.folders import configs_folder
+
+FILE = configs_folder() / "online.toml"
+
+
+def read(text: str) -> dict[str, object]:
+    return dict(config.read(io.BytesIO(text.encode()), "my.toml"))
+
+
+def test_the_shipped_file_is_the_table() -> None:
+    """configs/online.toml holds every option at its default (`python -m collector.config` writes it)."""
+    assert FILE.read_text() == config.render()
+    assert read(FILE.read_text()) == {option.name: option.default for option in config.OPTIONS}
+
+
+def test_flags_go_over_the_file_and_the_file_over_the_defaults() -> None:
+    """A flag that was not given is None."""
+    from_file = config.read(io.BytesIO(b'[capture]\nfilter = "tcp"\nduration = 5\n'), "my.toml")
+
+    settings = config.resolve(from_file, {"duration": 7, "direction": None})
+
+    assert (settings.filter, settings.duration, settings.direction) == ("tcp", 7, "both")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[conntrack\n", "my.toml is not TOML: "),
+        ("\xff", "my.toml is not TOML: "),
+        ("[contrack]\n", "unknown section [contrack]: did you mean conntrack?"),
+        ("[qq]\n", "unknown section [qq]: it may be one of conntrack, capture, output, model"),
+        ("conntrack = 3\n", "conntrack = 3 must be a section: write [conntrack]"),
+        ("[conntrack]\nmax_conections = 3\n", "unknown key max_conections in [conntrack]: did you mean max_connections?"),
+        ("[conntrack]\nfilter = 3\n", "unknown key filter in [conntrack]: did you mean filter?"),
+        ("[conntrack]\nmax_connections = 0\n", "max_connections = 0 must be from 1 to 16777216 connections"),
+        ("[conntrack]\nmax_connections = 2.5\n", "must be a whole number of connections"),
+        ("[conntrack]\nmax_connections = true\n", "must be a whole number of connections"),
+        ('[conntrack]\ntcp_establish_timeout = "5 s"\n', "must be a whole number of milliseconds"),
+        ("[conntrack]\ntcp_inactivity_timeout = -1\n", "must be from 1 to 86400000 milliseconds"),
+        ("[capture]\nring_bytes = 5000\n", "ring_bytes = 5000 must be a power of two"),
+        ('[capture]\nfilter = "tsl"\n', "filter = 'tsl' must be one of tls, tcp: did you mean tls?"),
+        ("[output]\nfeatures = 1\n", "features = 1 must be true or false"),
+        ("[output]\noutfile = 1\n", "outfile = 1 must be text"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, said: str) -> None:
+    """The file, the key, the value, and what it may be."""
+    with pytest.raises(ConfigError) as error:
+        config.read(io.BytesIO(text.encode("latin-1")), "my.toml")
+
+    assert said in str(error.value)
+    assert str(error.value).startswith("my.toml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_flag_is_named_as_a_flag() -> None:
+    """The message says what was typed."""
+    with pytest.raises(ConfigError, match=r"^--max-connections: max_connections = 0 must be from 1 to"):
+        config.resolve({}, {"max_connections": 0})
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_settings_or_one_line(data: bytes) -> None:
+    """No file makes a traceback."""
+    try:
+        config.read(io.BytesIO(data), "my.toml")
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def test_every_option_says_its_unit_and_meaning() -> None:
+    """The file explains itself: above each key a line."""
+    lines = FILE.read_text().splitlines()
+    keys = [i for i, line in enumerate(lines) if " = " in line and not line.startswith("#")]
+    assert len(keys) == len(config.OPTIONS)
+    assert all(lines[i - 1].startswith("# ") for i in keys)
+
+
+def test_the_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder does not matter."""
+    monkeypatch.chdir(tmp_path)
+    assert configs_folder().joinpath("online.toml").is_file()

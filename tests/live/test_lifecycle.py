@@ -1,0 +1,255 @@
+"""How a run ends: on purpose, by force, or because something is lost. Nothing stays attached."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from collector import kernel
+from tests import frames
+from tests.lab import Pair, end, run, veth_pair, wait_for
+from tests.tool import FLOWML, flowml, refused
+
+pytestmark = pytest.mark.live
+
+CAPTURE = ("--direction", "both", "--filter", "tcp")
+
+
+@pytest.fixture
+def wire() -> Iterator[Pair]:
+    with veth_pair() as pair:
+        yield pair
+
+
+def nothing_attached(wire: Pair) -> bool:
+    """What `ip link`, `bpftool` and the kernel's own list say of the interface and of the programs."""
+    link = wire.right.run(["ip", "-details", "link", "show", wire.right.iface])
+    net = wire.right.run(["bpftool", "net", "show"])
+    filters = wire.right.run(["tc", "filter", "show", "dev", wire.right.iface, "egress"])
+    programs = run(["bpftool", "prog", "show"])
+    return not (
+        "xdp" in link.replace("xdp_features", "")
+        or "flowml" in net
+        or "flowml" in filters
+        or "flowml" in programs
+        or kernel.links()
+    )
+
+
+def attached(wire: Pair) -> bool:
+    return "prog/xdp" in wire.right.run(["ip", "link", "show", wire.right.iface])
+
+
+def send(wire: Pair, packets: list[bytes], folder: Path) -> None:
+    """Frames into the left end, all at once."""
+    path = folder / "frames.pcap"
+    path.write_bytes(frames.pcap([(1 + i, frame) for i, frame in enumerate(packets)]))
+    wire.left.run(["tcpreplay", "--quiet", "--topspeed", "-i", wire.left.iface, path])
+
+
+def connection(number: int) -> list[bytes]:
+    """A connection that ends by RST."""
+    return [frames.tcp(flags, sport=1024 + number) for flags in ("S", "A", "R")]
+
+
+@pytest.mark.parametrize("egress", ["tcx", "clsact"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_however_it_ends_nothing_stays_attached(wire: Pair, how: signal.Signals, egress: str) -> None:
+    """`ip link`, `tc` and `bpftool` show it while it runs, and nothing of it afterwards."""
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--egress", egress) as running:
+        assert attached(wire)
+        assert not nothing_attached(wire)
+
+        code = running.stop(how)
+
+        assert code == (-signal.SIGKILL if how is signal.SIGKILL else 0)
+    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
+    if egress == "clsact":
+        assert "clsact" not in wire.right.run(["tc", "qdisc", "show", "dev", wire.right.iface])
+
+
+def test_a_clsact_qdisc_of_somebody_else_stays(wire: Pair) -> None:
+    """Only the filter is taken away, not the qdisc that was there before."""
+    wire.right.run(["tc", "qdisc", "add", "dev", wire.right.iface, "clsact"])
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--egress", "clsact") as running:
+        assert running.stop() == 0
+
+    assert "clsact" in wire.right.run(["tc", "qdisc", "show", "dev", wire.right.iface])
+    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("native", "prog/xdp"), ("generic", "xdpgeneric")])
+def test_the_mode_that_is_asked_for_is_the_one_it_says(wire: Pair, mode: str, shown: str) -> None:
+    """Native and generic XDP, as `ip link` shows them."""
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--xdp", mode) as running:
+        assert f"attached, {mode} XDP, egress by tcx" in running.stderr()
+        assert shown in wire.right.run(["ip", "-details", "link", "show", wire.right.iface])
+
+
+def test_auto_falls_back_to_generic_and_says_why() -> None:
+    """The loopback interface knows no native XDP."""
+    with veth_pair() as pair:
+        pair.right.run(["ip", "link", "set", "lo", "up"])
+        with flowml(pair.right, "collect", "lo", *CAPTURE) as running:
+            said = running.stderr()
+
+    assert "lo: attached, generic XDP, egress by tcx" in said
+    assert "lo refuses native XDP" in said
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "duration"])
+def test_what_is_open_is_written_at_the_end(wire: Pair, how: str, tmp_path: Path) -> None:
+    """Ended and open connections, all in the file; the summary adds up; exit code 0."""
+    options = ("--duration", "3") if how == "duration" else ()
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, *options) as running:
+        send(wire, [frame for n in range(7) for frame in connection(n)], tmp_path)
+        send(wire, [frames.tcp("S", sport=2000 + n) for n in range(5)], tmp_path)
+        wait_for(lambda: len(running.outfile.read_text().splitlines()) == 7, "the first seven")
+
+        code = running.process.wait(30) if how == "duration" else running.stop(signal.Signals[how])
+
+        assert code == 0
+        assert [record["reason"] for record in running.lines()] == ["rst"] * 7 + ["shutdown"] * 5
+        assert "Done. Processed 12 connections" in running.stderr()
+        counters = running.counters()
+        assert (counters["opened"], counters["delivered"], counters["tracked"]) == (12, 12, 26)
+
+
+def test_timeouts_are_swept_while_it_runs(wire: Pair, tmp_path: Path) -> None:
+    """A connection that goes silent is written while the others go on."""
+    settings = tmp_path / "online.toml"
+    settings.write_text(
+        "[conntrack]\ntcp_establish_timeout = 300\ntcp_inactivity_timeout = 900\ntimeout_resolution = 50\n"
+    )
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--config", settings) as running:
+        send(wire, [frames.tcp("S", sport=1), *connection(2)[:2]], tmp_path)
+        wait_for(lambda: len(running.lines()) == 2, "both timeouts")
+
+        assert [(record["reason"], record["src_port"]) for record in running.lines()] == [
+            ("establish", 1),
+            ("idle", 1026),
+        ]
+
+
+def test_a_second_instance_is_refused_and_told_who_holds_it(wire: Pair, tmp_path: Path) -> None:
+    """The first goes on undisturbed."""
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as first:
+        code, said = refused(
+            "collect", wire.right.iface, "--outfile", tmp_path / "second.jsonl", ns=wire.right.ns
+        )
+
+        assert code == 6
+        assert f"{wire.right.iface} has an XDP program already, held by process {first.process.pid}" in said
+        assert len(said.splitlines()) == 1
+        assert first.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (["ip", "link", "set", "eth0", "down"], "eth0 went down"),
+        (["ip", "link", "del", "eth0"], "eth0 has gone"),
+    ],
+)
+def test_an_interface_that_is_lost_ends_it_with_everything_written(
+    wire: Pair, loss: list[str], said: str, tmp_path: Path
+) -> None:
+    """Down or deleted: what was counted is written, the exit code tells, nothing is left."""
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as running:
+        send(wire, [*connection(0), frames.tcp("S", sport=9)], tmp_path)
+        wait_for(lambda: len(running.lines()) == 1, "the first connection")
+
+        wire.right.run(loss)
+        code = running.process.wait(20)
+
+        assert code == 6
+        assert [record["reason"] for record in running.lines()] == ["rst", "shutdown"]
+        assert said in running.stderr()
+        assert "Done. Processed 2 connections" in running.stderr()
+    wait_for(lambda: "flowml" not in run(["bpftool", "prog", "show"]), "the programs to be gone")
+
+
+def test_of_two_interfaces_the_other_goes_on(wire: Pair, tmp_path: Path) -> None:
+    """Each has a table of its own and its name in the record; losing one does not end the other."""
+    wire.right.run(["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2"])
+    for name in ("eth1", "eth2"):
+        wire.right.run(["ip", "link", "set", name, "up", "arp", "off", "multicast", "off"])
+    with flowml(wire.right, "collect", wire.right.iface, "eth1", *CAPTURE) as running:
+        wire.right.run(["ip", "link", "del", "eth1"])
+        wait_for(lambda: "eth1 has gone" in running.stderr(), "the loss to be noticed")
+        send(wire, connection(0), tmp_path)
+        wait_for(lambda: len(running.lines()) == 1, "a connection on the other")
+
+        assert running.lines()[0]["iface"] == wire.right.iface
+        assert running.stop() == 6
+        assert "eth1 has gone" in running.stderr().splitlines()[-1]
+
+
+def test_a_full_disk_loses_nothing_that_was_drained(wire: Pair, tmp_path: Path) -> None:
+    """Whole lines stay in the file, the others go where there is room; the exit code tells."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk])
+    err = tmp_path / "err"
+    try:
+        argv = ["ip", "netns", "exec", wire.right.ns, FLOWML, "collect", wire.right.iface, *CAPTURE]
+        with err.open("wb") as stderr:
+            process = subprocess.Popen([*argv, "--outfile", disk / "out.jsonl"], stderr=stderr)
+        wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
+        send(wire, [frame for n in range(101) for frame in connection(n)], tmp_path)
+        code = process.wait(30)
+        said = err.read_text()
+        lines = (disk / "out.jsonl").read_text().splitlines()
+    finally:
+        end(process)
+        run(["umount", disk])
+
+    (rescued,) = re.findall(r"(\d+) more lines are in (\S+):", said)
+    try:
+        others = Path(rescued[1]).read_text().splitlines()
+    finally:
+        Path(rescued[1]).unlink()
+    assert code == 4
+    assert "No space left on device" in said.splitlines()[-1]
+    assert 0 < len(lines) < 101
+    assert int(rescued[0]) == len(others)
+    ports = sorted(json.loads(line)["src_port"] for line in lines + others)
+    assert ports == [1024 + n for n in range(101)]
+    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
+
+
+def test_a_reader_that_goes_away_ends_it(wire: Pair, tmp_path: Path) -> None:
+    """Standard output into a pipe whose other end closes."""
+    argv = ["ip", "netns", "exec", wire.right.ns, FLOWML, "collect", wire.right.iface, *CAPTURE, "--outfile", "-"]
+    err = tmp_path / "err"
+    with err.open("wb") as stderr:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)
+    try:
+        assert process.stdout is not None
+        wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
+        send(wire, connection(0), tmp_path)
+        assert json.loads(process.stdout.readline())["src_port"] == 1024
+        process.stdout.close()
+        send(wire, connection(1), tmp_path)
+        assert process.wait(20) == 4
+    finally:
+        end(process)
+    said = err.read_text()
+    for name in re.findall(r"more lines are in (\S+):", said):
+        Path(name).unlink()
+    assert "standard output: Broken pipe after 1 lines" in said
+    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
+
+
+def test_the_machine_has_what_these_tests_ask() -> None:
+    """A missing tool would make them say that nothing is attached."""
+    assert all(shutil.which(tool) for tool in ("bpftool", "tc", "ip", "tcpreplay"))
+    assert os.geteuid() == 0

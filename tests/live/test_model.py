@@ -1,0 +1,283 @@
+"""Collect, train, predict, live; and who the process is when it parses the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import pwd
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import frames
+from tests.lab import Pair, veth_pair, wait_for
+from tests.tool import FLOWML, Running, flowml, refused
+
+pytestmark = pytest.mark.live
+
+DEVICES = {"02:00:00:00:00:0a": 100, "02:00:00:00:00:0b": 300, "02:00:00:00:00:0c": 700}
+"""MAC to the size of what it sends."""
+
+CAPTURE = ("--direction", "ingress")
+
+
+def lives(count: int, seed: int) -> list[bytes]:
+    """`count` TLS connections of each device, with its habit and some noise, as a mirror port shows them."""
+    draw = random.Random(seed)
+    sent: list[bytes] = []
+    for number in range(count):
+        for index, (mac, size) in enumerate(DEVICES.items()):
+            port = 1024 + seed * 10_000 + number * len(DEVICES) + index
+            ours = {"sport": port, "src_mac": mac}
+            back = {
+                "src": frames.SERVER[0],
+                "sport": frames.SERVER[1],
+                "dst": frames.CLIENT[0],
+                "dport": port,
+                "src_mac": frames.SERVER_MAC,
+            }
+            hello = frames.CLIENT_HELLO + bytes(size + draw.randrange(40))
+            sent.append(frames.tcp("S", seq=1, **ours))  # type: ignore[arg-type]
+            sent.append(frames.tcp("SA", **back))  # type: ignore[arg-type]
+            sent.append(frames.tcp("PA", hello, seq=2, **ours))  # type: ignore[arg-type]
+            sent.append(frames.tcp("FA", **back))  # type: ignore[arg-type]
+            sent.append(frames.tcp("FA", **ours))  # type: ignore[arg-type]
+    return sent
+
+
+def replay(wire: Pair, packets: list[bytes], folder: Path) -> None:
+    path = folder / "lives.pcap"
+    path.write_bytes(frames.pcap([(1 + i, frame) for i, frame in enumerate(packets)]))
+    wire.left.run(["tcpreplay", "--quiet", "--pps", "5000", "-i", wire.left.iface, path])
+
+
+def credentials(running: Running) -> dict[str, list[str]]:
+    """What /proc says of the process: ids, groups, capabilities."""
+    status = Path(f"/proc/{running.process.pid}/status").read_text()
+    return {line.split(":")[0]: line.split()[1:] for line in status.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Pair]:
+    with veth_pair() as pair:
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="module")
+def model(wire: Pair, folder: Path) -> Path:
+    """A forest, trained on what was collected."""
+    data, path = folder / "train.jsonl", folder / "model.joblib"
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as running:
+        replay(wire, lives(20, seed=1), folder)
+        wait_for(lambda: len(running.lines()) == 60, "the training data")
+        assert running.stop() == 0
+        data.write_bytes(running.outfile.read_bytes())
+        meta = Path(f"{running.outfile}.meta.json")
+        Path(f"{data}.meta.json").write_bytes(meta.read_bytes())
+    done = subprocess.run([FLOWML, "train", data, path], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "3 classes" in done.stderr
+    return path
+
+
+def test_a_forest_of_collected_connections_predicts_live(wire: Pair, model: Path, folder: Path) -> None:
+    """The labels are the MACs that they came from; the default line is the bare label.
+
+    Times are noise here, and some trees look at them: a few may be wrong on a busy machine.
+    """
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", model) as running:
+        replay(wire, lives(10, seed=2), folder)
+        wait_for(lambda: len(running.lines()) == 30, "the predictions")
+        assert running.stop() == 0
+
+        labels = running.lines()
+        right = sum(label == mac for label, mac in zip(labels, list(DEVICES) * 10, strict=True))
+        assert right >= 26
+        assert set(labels) == set(DEVICES)
+        assert running.outfile.read_bytes().splitlines()[0] == json.dumps(labels[0]).encode()
+        assert "Done. Processed 30 connections" in running.stderr()
+
+
+def test_a_record_says_what_was_seen_and_what_was_predicted(wire: Pair, model: Path, folder: Path) -> None:
+    """With --format record --features."""
+    options = ("--model", model, "--format", "record", "--features")
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, *options) as running:
+        replay(wire, lives(1, seed=3), folder)
+        wait_for(lambda: len(running.lines()) == 3, "the predictions")
+        running.stop()
+        records = running.lines()
+
+    for record, mac in zip(records, DEVICES, strict=True):
+        assert (record["s_mac"], record["label"], record["tls"]) == (mac, mac, True)
+        assert (record["iface"], record["reason"]) == (wire.right.iface, "fin")
+        assert 0.5 < record["probability"] <= 1
+        assert (record["s_pkt_cnt"], record["d_pkt_cnt"], record["proto"]) == (3, 2, 6)
+
+
+def test_it_runs_as_nobody_with_no_right_and_no_way_back(wire: Pair, model: Path) -> None:
+    """Started by root itself: all four ids, the groups, all capability sets, no_new_privs."""
+    nobody = pwd.getpwnam("nobody")
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", model) as running:
+        found = credentials(running)
+
+    assert found["Uid"] == [str(nobody.pw_uid)] * 4
+    assert found["Gid"] == [str(nobody.pw_gid)] * 4
+    assert "0" not in found["Groups"]
+    for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
+        assert found[name] == ["0" * 16]
+    assert found["NoNewPrivs"] == ["1"]
+
+
+def test_behind_sudo_it_runs_as_that_user_and_the_output_is_theirs(wire: Pair, tmp_path: Path) -> None:
+    """SUDO_UID tells; the file belongs to the user, not to root."""
+    games = pwd.getpwnam("games")
+    sudo = {"SUDO_UID": str(games.pw_uid), "SUDO_GID": str(games.pw_gid), "SUDO_USER": "games"}
+    tmp_path.chmod(0o777)
+    Path(tmp_path.parent).chmod(0o755)
+    Path(tmp_path.parent.parent).chmod(0o755)
+    outfile = tmp_path / "mine.jsonl"
+    with flowml(
+        wire.right, "collect", wire.right.iface, *CAPTURE, "--outfile", outfile, environment=sudo, own_outfile=True
+    ) as running:
+        assert credentials(running)["Uid"] == [str(games.pw_uid)] * 4
+        assert "running as games" in running.stderr()
+
+    assert outfile.stat().st_uid == games.pw_uid
+
+
+def test_sudo_lends_nobody_a_file_that_is_not_theirs(wire: Pair, model: Path, tmp_path: Path) -> None:
+    """A user behind sudo cannot read root's model, nor write into root's folder."""
+    sudo = {"SUDO_UID": str(pwd.getpwnam("games").pw_uid)}
+    secret = tmp_path / "secret.joblib"
+    secret.write_bytes(model.read_bytes())
+    secret.chmod(0o600)
+
+    code, said = refused(
+        "attach", wire.right.iface, "--model", secret, "--outfile", "/dev/null", ns=wire.right.ns, environment=sudo
+    )
+    assert (code, len(said.splitlines())) == (3, 1)
+    assert "secret.joblib" in said
+
+    code, said = refused(
+        "collect", wire.right.iface, "--outfile", "/root/x.jsonl", ns=wire.right.ns, environment=sudo
+    )
+    assert (code, len(said.splitlines())) == (4, 1)
+    assert "/root/x.jsonl cannot be written by games" in said
+    assert not Path("/root/x.jsonl").exists()
+
+
+class Spy:
+    """A pickle that writes down who runs it, and goes on as the model in another file."""
+
+    def __init__(self, model: Path, log: Path) -> None:
+        self.code = (
+            f"(open({str(log)!r}, 'a').write(repr([__import__('os').getresuid(), __import__('os').getresgid(),"
+            f" open('/proc/self/status').read()])), __import__('joblib').load({str(model)!r}))[1]"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (self.code,)
+
+
+def test_root_never_runs_the_pickle(wire: Pair, model: Path, tmp_path: Path) -> None:
+    """A model that records who unpickles it: once, nobody, without capabilities."""
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent, model.parent):
+        path.chmod(0o777)
+    log, spy = tmp_path / "log", tmp_path / "spy.joblib"
+    spy.write_bytes(pickle.dumps(Spy(model, log)))
+
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", spy) as running:
+        wait_for(log.exists, "the pickle to be run")
+        running.stop()
+
+    nobody = pwd.getpwnam("nobody")
+    text = log.read_text()
+    assert text.count("CapEff") == 1
+    assert text.startswith(f"[({nobody.pw_uid}, {nobody.pw_uid}, {nobody.pw_uid}), ({nobody.pw_gid},")
+    assert "CapEff:\\t0000000000000000" in text
+    assert "CapPrm:\\t0000000000000000" in text
+
+
+def test_a_user_can_be_named_but_not_root(wire: Pair, model: Path) -> None:
+    """--user."""
+    options = ("--model", model, "--user", "games")
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, *options) as running:
+        assert credentials(running)["Uid"] == [str(pwd.getpwnam("games").pw_uid)] * 4
+
+    for name, said in (("root", "never parsed as root"), ("nosuchuser", "no user nosuchuser here")):
+        code, text = refused(
+            "attach", wire.right.iface, "--model", model, "--user", name, "--outfile", "/dev/null", ns=wire.right.ns
+        )
+        assert (code, len(text.splitlines())) == (5, 1)
+        assert said in text
+
+
+BAD_MODELS = [
+    ("missing", ["--model", "{folder}/none.joblib"], 3, "none.joblib"),
+    ("corrupt", ["--model", "{folder}/corrupt.joblib"], 3, "corrupt.joblib"),
+    ("changed after training", ["--model", "{folder}/changed.joblib"], 3, "changed after training"),
+    ("17 features", ["--model", "{folder}/narrow.joblib"], 3, "features"),
+    ("other features", ["--model", "{folder}/renamed.joblib"], 3, "features"),
+    ("other filter", ["--model", "{model}", "--filter", "tcp"], 3, "filter"),
+    ("short labels", ["--model", "{model}", "--labels-file", "{folder}/short.json"], 3, "short.json"),
+    ("no model", [], 2, "which model?"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "code", "said"), BAD_MODELS, ids=[bad[0] for bad in BAD_MODELS])
+def test_a_model_that_does_not_fit_is_refused(
+    wire: Pair, model: Path, tmp_path: Path, name: str, options: list[str], code: int, said: str
+) -> None:
+    """One line, a code that is not 0, and nothing left attached."""
+    import joblib
+    import numpy as np
+    from sklearn.tree import DecisionTreeClassifier
+
+    (tmp_path / "corrupt.joblib").write_bytes(model.read_bytes()[:1000])
+    (tmp_path / "short.json").write_text('["one"]')
+    joblib.dump(DecisionTreeClassifier().fit(np.eye(3), [0, 1, 0]), tmp_path / "narrow.joblib")
+    meta = model.with_name(model.name + ".meta.json").read_text()
+    for copy, text in (("changed", meta), ("renamed", meta.replace('"s_load"', '"load"'))):
+        (tmp_path / f"{copy}.joblib").write_bytes(model.read_bytes() + (b" " if copy == "changed" else b""))
+        (tmp_path / f"{copy}.joblib.meta.json").write_text(text)
+    filled = [option.format(folder=tmp_path, model=model) for option in options]
+
+    found, text = refused("attach", wire.right.iface, *filled, "--outfile", os.devnull, ns=wire.right.ns)
+
+    (last,) = [line for line in text.splitlines() if line.startswith("flowml: ")]
+    assert (found, text.splitlines()[-1]) == (code, last)
+    assert said in last
+    assert "Traceback" not in text
+    assert "prog/xdp" not in wire.right.run(["ip", "link", "show", wire.right.iface])
+
+
+def test_the_predictions_are_the_same_as_those_of_scikit_learn(wire: Pair, model: Path, folder: Path) -> None:
+    """Live labels and probabilities, against predict_proba on the features that were written beside them."""
+    import joblib
+    import numpy as np
+
+    from collector.features import NAMES
+
+    options = ("--model", model, "--format", "record", "--features")
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, *options) as running:
+        replay(wire, lives(5, seed=4), folder)
+        wait_for(lambda: len(running.lines()) == 15, "the predictions")
+        running.stop()
+        records = running.lines()
+
+    X = np.array([[record[name] for name in NAMES] for record in records], dtype=float)
+    forest = joblib.load(model)
+    labels = json.loads(model.with_name(model.name + ".labels.json").read_text())
+    expected = forest.predict_proba(X)
+    assert [record["label"] for record in records] == [labels[i] for i in expected.argmax(axis=1)]
+    assert [record["probability"] for record in records] == expected.max(axis=1).tolist()
