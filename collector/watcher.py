@@ -18,7 +18,7 @@ READY = "attached"
 
 _PRIORITY = 0xF10A
 _EGRESS = 0xFFFFFFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
-_ETH_P_ALL = 0x0300  # in network order, as the kernel wants it
+_ETH_P_ALL = 3
 
 
 def main() -> None:

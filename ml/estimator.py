@@ -73,13 +73,11 @@ def classifier_of(estimator: Any, name: str, labels: tuple[str, ...] | None, lab
             f"fit it on flowml's, in this order: {', '.join(NAMES)}"
         )
     decoded = decode(estimator.classes_, name, labels, labels_name)
-    classifier: Classifier
+    _try_out(estimator, name, decoded)
+    # Only now: the trees themselves would give some answer even where the forest refuses NaN.
     if is_forest(estimator):
-        classifier = ForestClassifier(estimator, decoded)
-    else:
-        classifier = EstimatorClassifier(estimator, decoded)
-    _try_out(classifier, name)
-    return classifier
+        return ForestClassifier(estimator, decoded)
+    return EstimatorClassifier(estimator, decoded)
 
 
 def one_line(error: BaseException) -> str:
@@ -88,8 +86,9 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _try_out(classifier: Classifier, name: str) -> None:
+def _try_out(estimator: Any, name: str, labels: tuple[str, ...]) -> None:
     """One row without and one with undefined features: better now than at the first connection."""
+    classifier = EstimatorClassifier(estimator, labels)
     for value, what in ((0.0, "a row"), (np.nan, "a row with undefined features (NaN)")):
         try:
             classifier.predict(np.full((1, len(NAMES)), value))

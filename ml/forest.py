@@ -43,7 +43,7 @@ def train(dataset: Dataset, trees: int, seed: int, jobs: int | None) -> RandomFo
 
 
 def is_forest(estimator: Any) -> bool:
-    """Whether `ForestClassifier` answers for this estimator exactly as the estimator would itself."""
+    """Whether `ForestClassifier` gives the answers of this estimator, for all rows that it takes."""
     # A subclass may define another predict_proba; several outputs have another shape.
     return type(estimator) in (RandomForestClassifier, ExtraTreesClassifier) and estimator.n_outputs_ == 1
 

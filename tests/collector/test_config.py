@@ -43,7 +43,10 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults() -> None:
         ("[contrack]\n", "unknown section [contrack]: did you mean conntrack?"),
         ("[qq]\n", "unknown section [qq]: it may be one of conntrack, capture, output, model"),
         ("conntrack = 3\n", "conntrack = 3 must be a section: write [conntrack]"),
-        ("[conntrack]\nmax_conections = 3\n", "unknown key max_conections in [conntrack]: did you mean max_connections?"),
+        (
+            "[conntrack]\nmax_conections = 3\n",
+            "unknown key max_conections in [conntrack]: did you mean max_connections?",
+        ),
         ("[conntrack]\nfilter = 3\n", "unknown key filter in [conntrack]: did you mean filter?"),
         ("[conntrack]\nmax_connections = 0\n", "max_connections = 0 must be from 1 to 16777216 connections"),
         ("[conntrack]\nmax_connections = 2.5\n", "must be a whole number of connections"),

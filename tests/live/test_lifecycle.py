@@ -228,7 +228,18 @@ def test_a_full_disk_loses_nothing_that_was_drained(wire: Pair, tmp_path: Path) 
 
 def test_a_reader_that_goes_away_ends_it(wire: Pair, tmp_path: Path) -> None:
     """Standard output into a pipe whose other end closes."""
-    argv = ["ip", "netns", "exec", wire.right.ns, FLOWML, "collect", wire.right.iface, *CAPTURE, "--outfile", "-"]
+    argv = [
+        "ip",
+        "netns",
+        "exec",
+        wire.right.ns,
+        FLOWML,
+        "collect",
+        wire.right.iface,
+        *CAPTURE,
+        "--outfile",
+        "-",
+    ]
     err = tmp_path / "err"
     with err.open("wb") as stderr:
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)

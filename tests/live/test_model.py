@@ -147,7 +147,14 @@ def test_behind_sudo_it_runs_as_that_user_and_the_output_is_theirs(wire: Pair, t
     Path(tmp_path.parent.parent).chmod(0o755)
     outfile = tmp_path / "mine.jsonl"
     with flowml(
-        wire.right, "collect", wire.right.iface, *CAPTURE, "--outfile", outfile, environment=sudo, own_outfile=True
+        wire.right,
+        "collect",
+        wire.right.iface,
+        *CAPTURE,
+        "--outfile",
+        outfile,
+        environment=sudo,
+        own_outfile=True,
     ) as running:
         assert credentials(running)["Uid"] == [str(games.pw_uid)] * 4
         assert "running as games" in running.stderr()
@@ -163,7 +170,14 @@ def test_sudo_lends_nobody_a_file_that_is_not_theirs(wire: Pair, model: Path, tm
     secret.chmod(0o600)
 
     code, said = refused(
-        "attach", wire.right.iface, "--model", secret, "--outfile", "/dev/null", ns=wire.right.ns, environment=sudo
+        "attach",
+        wire.right.iface,
+        "--model",
+        secret,
+        "--outfile",
+        "/dev/null",
+        ns=wire.right.ns,
+        environment=sudo,
     )
     assert (code, len(said.splitlines())) == (3, 1)
     assert "secret.joblib" in said
@@ -216,7 +230,15 @@ def test_a_user_can_be_named_but_not_root(wire: Pair, model: Path) -> None:
 
     for name, said in (("root", "never parsed as root"), ("nosuchuser", "no user nosuchuser here")):
         code, text = refused(
-            "attach", wire.right.iface, "--model", model, "--user", name, "--outfile", "/dev/null", ns=wire.right.ns
+            "attach",
+            wire.right.iface,
+            "--model",
+            model,
+            "--user",
+            name,
+            "--outfile",
+            "/dev/null",
+            ns=wire.right.ns,
         )
         assert (code, len(text.splitlines())) == (5, 1)
         assert said in text

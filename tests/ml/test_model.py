@@ -295,9 +295,14 @@ def test_other_columns(bare: Callable[[Any], Path]) -> None:
     assert refusal(open_model(path).load).startswith("bare.joblib was fitted on the columns x0, x1, ")
 
 
-def test_no_answer_for_nan(bare: Callable[[Any], Path]) -> None:
+@pytest.mark.parametrize(
+    "estimator",
+    [LogisticRegression(), RandomForestClassifier(2, monotonic_cst=[1] + [0] * 16)],
+    ids=["linear", "constrained forest"],
+)
+def test_no_answer_for_nan(bare: Callable[[Any], Path], estimator: Any) -> None:
     """An estimator that cannot take an undefined feature is refused before the first connection."""
-    path = bare(LogisticRegression().fit(np.nan_to_num(X) > 1, Y))
+    path = bare(estimator.fit(np.nan_to_num(X) > 1, Y % 2))
 
     message = refusal(open_model(path).load)
 
