@@ -26,7 +26,7 @@ import orjson
 from collector.errors import DatasetError, UsageError
 from collector.features import NAMES
 
-__all__ = ["BadRow", "Dataset", "read", "summary"]
+__all__ = ["NO_CAPTURE", "BadRow", "Dataset", "read", "summary"]
 
 NO_CAPTURE = -1
 """Capture id of a row that does not say which capture it is from."""

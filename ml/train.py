@@ -129,7 +129,8 @@ def _score(data: Dataset, split: Split, trees: int, seed: int, jobs: int | None)
 def _report_data(data: Dataset, report: Report) -> None:
     report(f"{len(data)} rows, {len(data.classes)} classes")
     if data.bad:
-        report(f"{len(data.bad)} rows cannot be used and are left out: {dataset.summary(data.bad)}")
+        total = len(data) + len(data.bad)
+        report(f"left out {len(data.bad)} of {total} rows: {dataset.summary(data.bad)}")
     counts = data.counts()
     commonest_first = np.argsort(-counts, kind="stable")
     for i in commonest_first[:_CLASSES_SHOWN]:
@@ -146,7 +147,8 @@ def _report_split(data: Dataset, split: Split, report: Report) -> None:
     if unheld:
         named = ", ".join(unheld[:3]) + (", ..." if len(unheld) > 3 else "")
         report(
-            f"{len(unheld)} classes have too little data to hold any out, and are not in the score: {named}"
+            "classes with too little data to hold any out, which are not in the score: "
+            f"{len(unheld)} ({named})"
         )
 
 

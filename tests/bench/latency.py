@@ -14,7 +14,7 @@ import os
 import platform
 import socket
 import sys
-import threading
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,14 +24,14 @@ from tests import frames
 from tests.lab import veth_pair
 from tests.tool import flowml
 
-CLONE_NEWNET = 0x40000000
 POLL_S = 20e-6
+PATIENCE_S = 120
+SEND = "--send"
 
 
-def send(namespace: str, iface: str, count: int, per_second: float, sent: list[int]) -> None:
-    """Opens and resets connections, evenly in time; notes when each RST was sent."""
-    with open(f"/run/netns/{namespace}") as target:  # noqa: PTH123
-        os.setns(target.fileno(), CLONE_NEWNET)  # type: ignore[attr-defined,unused-ignore]
+def send(iface: str, count: int, per_second: float) -> None:
+    """Opens and resets connections, evenly in time; prints when each RST was sent."""
+    sent = []
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((iface, 0))
         begin = time.monotonic()
@@ -43,26 +43,32 @@ def send(namespace: str, iface: str, count: int, per_second: float, sent: list[i
             time.sleep(max(0.0, begin + number / per_second - time.monotonic()))
             sent.append(time.monotonic_ns())
             wire.send(last)
+    print(json.dumps(sent))
 
 
 def measure(model: Path, count: int, per_second: float) -> dict[str, object]:
-    sent: list[int] = []
+    """One run; latencies in milliseconds."""
     seen: list[int] = []
     options = ("--model", model, "--direction", "ingress")
-    with veth_pair() as wire, flowml(wire.right, "attach", wire.right.iface, *options) as running:
-        sender = threading.Thread(
-            target=send, args=(wire.left.ns, wire.left.iface, count, per_second, sent)
-        )
-        with running.outfile.open("rb", buffering=0) as lines:
-            sender.start()
-            while len(seen) < count:
-                new = lines.read(1 << 16).count(b"\n")
-                seen.extend([time.monotonic_ns()] * new)
-                if not new:
-                    time.sleep(POLL_S)
-        sender.join()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        veth_pair() as wire,
+        flowml(wire.right, "attach", wire.right.iface, *options) as running,
+        running.outfile.open("rb", buffering=0) as lines,
+    ):
+        sent = Path(folder) / "sent"
+        itself = [sys.executable, "-m", "tests.bench.latency"]
+        sender = wire.left.popen([*itself, SEND, wire.left.iface, str(count), str(per_second)], out=sent)
+        give_up = time.monotonic() + PATIENCE_S
+        while len(seen) < count and time.monotonic() < give_up:
+            new = lines.read(1 << 16).count(b"\n")
+            seen.extend([time.monotonic_ns()] * new)
+            if not new:
+                time.sleep(POLL_S)
+        assert sender.wait(PATIENCE_S) == 0
         running.stop()
-    took_ms = (np.array(seen) - np.array(sent)) / 1e6
+        assert len(seen) == count, f"{len(seen)} lines of {count}: {running.stderr()}"
+        took_ms = (np.array(seen) - np.array(json.loads(sent.read_text()))) / 1e6
     p50, p90, p99 = np.percentile(took_ms, [50, 90, 99]).round(3).tolist()
     return {
         "connections": count,
@@ -77,6 +83,9 @@ def measure(model: Path, count: int, per_second: float) -> dict[str, object]:
 
 
 def main() -> None:
+    if sys.argv[1] == SEND:
+        send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+        return
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     per_second = float(sys.argv[3]) if len(sys.argv) > 3 else 100.0
     print(json.dumps(measure(Path(sys.argv[1]), count, per_second)))

@@ -68,7 +68,7 @@ def test_report(tmp_path: Path) -> None:
 
     assert lines == [
         "150 rows, 2 classes",
-        "1 rows cannot be used and are left out: train.jsonl line 151: neither fts nor dur",
+        "left out 1 of 151 rows: train.jsonl line 151: neither fts nor dur",
         "      100  66.7%  02:00:00:00:00:01",
         "       50  33.3%  02:00:00:00:00:02",
         "held out: 30 of 150 rows, by row: a fifth of each class at random, because the rows do not name two "
@@ -95,8 +95,8 @@ def test_report_of_many_classes(tmp_path: Path) -> None:
     assert lines[1] == "        2   4.8%  'evil\\n9 rows'"
     assert lines[21] == "       21  50.0%  21 more classes"
     assert lines[23] == (
-        "40 classes have too little data to hold any out, and are not in the score: "
-        "device 00, device 01, device 02, ..."
+        "classes with too little data to hold any out, which are not in the score: "
+        "40 (device 00, device 01, device 02, ...)"
     )
     assert len(lines) < 30
     assert not any("\n" in line for line in lines)
@@ -117,7 +117,7 @@ def test_nothing_to_hold_out(tmp_path: Path) -> None:
 def test_undefined_features_are_kept(tmp_path: Path) -> None:
     """JSON null is NaN from the training data to the answer: where it is all that differs, it decides."""
     data = write(
-        tmp_path / "train.jsonl", [row(MACS[i % 2], tcp_rtt=None if i % 2 else 1.0) for i in range(40)]
+        tmp_path / "train.jsonl", [row(MACS[i % 2], tcp_rtt=None if i % 2 else i) for i in range(40)]
     )
 
     scores = train([data], tmp_path / "model.joblib", trees=20, report=silent)

@@ -1,0 +1,50 @@
+"""A forest of real captures, for the benchmarks: every connection of FLOWML_TRACES, through the kernel.
+
+    python -m tests.bench.forest MODEL.joblib
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import orjson
+
+from collector.features import matrix
+from collector.sink import record_lines
+from ml.train import train
+from tests.conftest import captures
+from tests.oracle import read_pcap
+from tests.replay import Replay
+
+
+def training_lines() -> list[bytes]:
+    """A record for each connection of each capture, with the capture's name to split by."""
+    lines = []
+    with Replay() as replay:
+        for path in captures():
+            replay.restart()
+            rows = replay.run(read_pcap(path))
+            for line in record_lines(rows, iface="", wall_clock_ns=0, matrix=matrix(rows)):
+                lines.append(orjson.dumps(orjson.loads(line) | {"capture": str(path)}) + b"\n")
+    return lines
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "train.jsonl"
+        data.write_bytes(b"".join(training_lines()))
+        train(
+            [data],
+            Path(sys.argv[1]),
+            trees=100,
+            seed=0,
+            jobs=None,
+            skip_bad=False,
+            report=lambda line: print(line, file=sys.stderr),
+        )
+
+
+if __name__ == "__main__":
+    main()
