@@ -220,11 +220,12 @@ int flowml_ingress(struct xdp_md *ctx)
 	enum counter fate;
 	__u64 now;
 
-	if (read_clock(ctx, &now))
-		return XDP_ABORTED;
 	fate = parse_packet(&cur, &pkt, 0, 0);
-	if (fate == COUNT_tracked)
+	if (fate == COUNT_tracked) {
+		if (read_clock(ctx, &now))
+			return XDP_ABORTED;
 		fate = account(&hook, &pkt, now);
+	}
 	count(fate);
 	return XDP_PASS;
 }

@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from collector import config
-from collector.errors import FlowmlError
+from collector.errors import FlowmlError, UsageError
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="flowml",
     help="Recognises which device a TCP connection came from by how it behaved.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -169,16 +168,24 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Runs a command. Errors that the user can mend are one line and an exit code."""
+    """Runs a command. What the user can mend is one line on standard error and an exit code."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except FlowmlError as error:
         _say(f"flowml: {error}")
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
-        sys.exit(1)
+        code = 1
+    except Exception as error:
+        # The command line's own errors have no common base over Typer's versions, but all have this.
+        if not hasattr(error, "format_message"):
+            raise
+        command = getattr(getattr(error, "ctx", None), "command_path", "flowml")
+        _say(f"flowml: {error.format_message()} See `{command} --help`.")
+        code = UsageError.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

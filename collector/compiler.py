@@ -20,21 +20,6 @@ PROGRAMS = ("flowml_ingress", "flowml_egress", "flowml_sweep")
 MAPS = ("flows", "slots", "finished", "counters", "sweeps")
 
 _SOURCE = "flowml.bpf.c"
-_WARNINGS = ("-Wall", "-Wextra", "-Werror")
-# BCC's own headers, which come with every compilation, are not clean of these.
-_NOT_OURS = (
-    "-Wno-unused-function",
-    "-Wno-unused-parameter",
-    "-Wno-sign-compare",
-    "-Wno-unused-value",
-    "-Wno-missing-field-initializers",
-    "-Wno-pointer-sign",
-    "-Wno-compare-distinct-pointer-types",
-    "-Wno-gnu-variable-sized-type-not-at-end",
-    "-Wno-deprecated-declarations",
-    "-Wno-initializer-overrides",
-    "-Wno-macro-redefined",
-)
 
 
 def _include_flags(source: Path) -> list[str]:
@@ -70,7 +55,7 @@ def _load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         import bcc
     except ImportError as error:
         return {"error": "bcc", "detail": str(error)}, [], None
-    flags = [*_include_flags(source), *_WARNINGS, *_NOT_OURS, *request["flags"]]
+    flags = [*_include_flags(source), *request["flags"]]
     module = bcc.BPF(src_file=str(source / _SOURCE), cflags=flags)
     kinds = {"flowml_egress": bcc.BPF.SCHED_CLS}
     fds = [module.load_func(name, kinds.get(name, bcc.BPF.XDP)).fd for name in PROGRAMS]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,15 +137,14 @@ def still_held(counters: dict[str, int]) -> int:
 
 def _ring_size(fd: int) -> int:
     """`max_entries` of the ring, from the kernel: bytes."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
-        for line in info:
-            name, _, value = line.partition(":")
-            if name == "max_entries":
-                return int(value)
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "max_entries":
+            return int(value)
     raise KernelError(f"descriptor {fd} is not a BPF map")
 
 
 def _possible_cpus() -> int:
     """A per-CPU map has a value for every CPU that could ever be there."""
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as possible:
-        return int(possible.read().strip().split(",")[-1].split("-")[-1]) + 1
+    possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(possible.split(",")[-1].split("-")[-1]) + 1

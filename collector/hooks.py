@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Attachment:
     notes: list[str] = field(default_factory=list)
     """Why it is this mode and not the one before it in line."""
     _links: list[int] = field(default_factory=list)
+    _listening: socket.socket | None = None
     _watcher: subprocess.Popen[bytes] | None = None
 
     def is_alive(self) -> bool:
@@ -53,6 +55,9 @@ class Attachment:
         """Takes the hooks away. Packets in flight are still counted. Safe to repeat."""
         while self._links:
             os.close(self._links.pop())
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
         if self._watcher is not None:
             assert self._watcher.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -67,7 +72,7 @@ def attach(interface: Interface, loaded: Loaded, *, direction: str, xdp: str, eg
     Parameters
     ----------
     direction
-        "both", or "ingress" for a mirror port.
+        "both", or "ingress" for a mirror port, which is put into promiscuous mode while it lasts.
     xdp
         "native", "generic", or "auto": native, and generic where that is refused.
     egress
@@ -81,7 +86,11 @@ def attach(interface: Interface, loaded: Loaded, *, direction: str, xdp: str, eg
     hooks = Attachment(interface)
     try:
         _attach_xdp(hooks, loaded.ingress_fd, xdp)
-        if direction == "both":
+        if direction == "ingress":
+            _listen(hooks)
+        elif interface.is_loopback():
+            hooks.notes.append("what goes out comes in again here, and is counted once: no egress hook")
+        else:
             _attach_egress(hooks, loaded.egress_fd, egress)
     except BaseException:
         hooks.detach()
@@ -113,6 +122,14 @@ def _attach_xdp(hooks: Attachment, prog_fd: int, wanted: str) -> None:
         else:
             hooks.xdp_mode = mode
             return
+
+
+def _listen(hooks: Attachment) -> None:
+    """A mirror port gets frames that are for others: without this the card throws them away."""
+    try:
+        hooks._listening = hooks.interface.listen_to_all()
+    except OSError as error:
+        hooks.notes.append(f"not in promiscuous mode ({error.strerror}): frames for others may be missing")
 
 
 def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:

@@ -67,18 +67,20 @@ class Compiler:
         self._source = source or bpf_folder()
         ours, theirs = socket.socketpair()
         self._channel = ours
-        self._log = tempfile.NamedTemporaryFile(prefix="flowml-compiler-", suffix=".log", delete=False)
+        log_fd, log_name = tempfile.mkstemp(prefix="flowml-compiler-", suffix=".log")
+        self._log = Path(log_name)
         # -I: nothing is imported from the current folder or from PYTHONPATH into a process of root's.
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-m", compiler.__name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
+                stdout=log_fd,
+                stderr=log_fd,
                 # Ctrl+C is for the collector, which ends this process by closing the channel.
                 start_new_session=True,
             )
+        os.close(log_fd)
 
     def __enter__(self) -> Compiler:
         return self
@@ -88,9 +90,8 @@ class Compiler:
     ) -> None:
         self._channel.close()
         self._process.wait()
-        self._log.close()
         if not isinstance(error, KernelError):
-            Path(self._log.name).unlink()
+            self._log.unlink()
 
     def load(self, flags: Sequence[str], *, max_connections: int) -> Loaded:
         """Compiles the core with these flags, loads it, and fills the stack of free slots.
@@ -135,10 +136,10 @@ class Compiler:
         if answer["error"] == "bcc":
             python = shutil.which("python3", path="/usr/bin") or "/usr/bin/python3"
             return KernelError(
-                f"bcc cannot be imported ({answer['detail']}): install the package python3-bpfcc, and make the "
-                f"virtual environment with `{python} -m venv --system-site-packages`"
+                f"bcc cannot be imported ({answer['detail']}): install the package python3-bpfcc, and make "
+                f"the virtual environment with `{python} -m venv --system-site-packages`"
             )
         return KernelError(
             f"the BPF programs could not be compiled and loaded ({answer['detail']}): "
-            f"what compiler and verifier said is in {self._log.name}"
+            f"what compiler and verifier said is in {self._log}"
         )

@@ -23,8 +23,10 @@ _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
+_IFF_LOOPBACK = 0x8
 _ETHERNET = (1, 772)  # ARPHRD_ETHER; ARPHRD_LOOPBACK, whose frames begin like Ethernet ones
 _GDRVINFO = 0x03
+_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_PROMISC = 263, 1, 1  # <linux/if_packet.h>
 _OFFLOADS = {"tso": 0x1E, "gso": 0x23, "gro": 0x2B}
 _GFLAGS = 0x25
 _FLAGS = {"lro": 1 << 15, "rxvlan": 1 << 8}
@@ -57,14 +59,31 @@ class Interface:
             return False
         return True
 
+    def _flags(self) -> int:
+        name = socket.if_indextoname(self.index)
+        return int(struct.unpack_from("=H", _ioctl(_SIOCGIFFLAGS, name), 16)[0])
+
     def is_up(self) -> bool:
         """Whether it is here and administratively up."""
         try:
-            name = socket.if_indextoname(self.index)
-            (flags,) = struct.unpack_from("=H", _ioctl(_SIOCGIFFLAGS, name), 16)
+            return bool(self._flags() & _IFF_UP)
         except OSError:
             return False
-        return bool(flags & _IFF_UP)
+
+    def is_loopback(self) -> bool:
+        """Whether what goes out comes in again."""
+        return bool(self._flags() & _IFF_LOOPBACK)
+
+    def listen_to_all(self) -> socket.socket:
+        """Has the interface take in frames that are not for it, for as long as the socket is open."""
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        membership = struct.pack("=iHH8s", self.index, _PACKET_MR_PROMISC, 0, b"")
+        try:
+            sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def mtu(self) -> int:
         """Bytes."""

@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests import lab
+from tests import lab, traffic
 
 FLOWML = Path(sys.executable).with_name("flowml")
 ENOUGH = 0.8
@@ -40,12 +40,12 @@ class Habit:
     """A device, how it behaves, and how many connections it makes in each half."""
 
     device: lab.Device
-    profile: lab.Profile
+    profile: traffic.Profile
     connections: int
     words: str
 
 
-def _habit(number: int, name: str, ttl: int, connections: int, words: str, profile: lab.Profile) -> Habit:
+def _habit(number: int, name: str, ttl: int, connections: int, words: str, profile: traffic.Profile) -> Habit:
     device = lab.Device(name, f"02:00:00:00:00:{0x10 + number:02x}", f"10.66.0.{10 + number}", ttl)
     return Habit(device, profile, connections, words)
 
@@ -59,7 +59,7 @@ HABITS = (
         255,
         34,
         "one small report, answered at once",
-        lab.Profile(request_bytes=260, answer_bytes=300, delay_ms=24, rest_ms=230, noise=0.2),
+        traffic.Profile(request_bytes=260, answer_bytes=300, delay_ms=24, rest_ms=230, noise=0.2),
     ),
     _habit(
         2,
@@ -67,7 +67,7 @@ HABITS = (
         255,
         30,
         "one small report, answered slowly",
-        lab.Profile(request_bytes=340, answer_bytes=240, delay_ms=52, rest_ms=240, noise=0.2),
+        traffic.Profile(request_bytes=340, answer_bytes=240, delay_ms=52, rest_ms=240, noise=0.2),
     ),
     _habit(
         3,
@@ -75,7 +75,7 @@ HABITS = (
         64,
         28,
         "kept open, uploads pictures",
-        lab.Profile(
+        traffic.Profile(
             request_bytes=9000,
             answer_bytes=90,
             delay_ms=4,
@@ -92,7 +92,7 @@ HABITS = (
         64,
         24,
         "kept open, uploads fewer, hangs up with RST",
-        lab.Profile(
+        traffic.Profile(
             request_bytes=6500,
             answer_bytes=90,
             delay_ms=4,
@@ -110,7 +110,7 @@ HABITS = (
         64,
         26,
         "kept open, downloads a stream",
-        lab.Profile(
+        traffic.Profile(
             request_bytes=700,
             answer_bytes=60_000,
             delay_ms=8,
@@ -127,7 +127,7 @@ HABITS = (
         128,
         40,
         "a few requests, pages of all sizes",
-        lab.Profile(
+        traffic.Profile(
             request_bytes=1100,
             answer_bytes=18_000,
             delay_ms=15,
@@ -168,10 +168,10 @@ def _stop_flowml(process: lab.Process, what: str) -> str:
     return process.last_words().rpartition("\n")[2]
 
 
-def _connect_all(site: lab.DeviceLab, service: lab.Service, folder: Path, half: int) -> int:
+def _connect_all(site: lab.DeviceLab, service: traffic.Service, folder: Path, half: int) -> int:
     """Let every device make its connections of one half; return how many that were."""
     running = {
-        habit.device.name: lab.start_device(
+        habit.device.name: traffic.start_device(
             host,
             service,
             habit.profile,
@@ -185,7 +185,7 @@ def _connect_all(site: lab.DeviceLab, service: lab.Service, folder: Path, half: 
     for name, process in running.items():
         if process.returncode:
             raise DemoError(f"the {name} could not make its connections\n{process.last_words()}")
-    lab.wait_for(lambda: lab.quiet(site.server), "the last connection to close")
+    lab.wait_for(lambda: traffic.quiet(site.server), "the last connection to close")
     return sum(habit.connections for habit in HABITS)
 
 
@@ -201,7 +201,7 @@ def _demonstrate(site: lab.DeviceLab, folder: Path) -> float:
     """Collect, train, attach; return the share of connections that was named right."""
     iface = site.server.iface
     train, model, predictions = (folder / n for n in ("train.jsonl", "model.joblib", "predictions.jsonl"))
-    service = lab.start_server(site.server, folder)
+    service = traffic.start_server(site.server, folder)
     _say(f"{len(HABITS)} devices and a TLS server are up, IPv4 over a veth pair")
 
     flowml = _start_flowml(site.server, ["collect", iface, "--outfile", train], folder / "collect.err")

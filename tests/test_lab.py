@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import lab
+from tests import lab, traffic
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = (
@@ -88,19 +88,21 @@ def holder(folder: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[
         lab.end(process)
 
 
-def converse(site: lab.Pair, folder: Path, profile: lab.Profile, count: int, tls: bool = True) -> list[bytes]:
+def converse(
+    site: lab.Pair, folder: Path, profile: traffic.Profile, count: int, tls: bool = True
+) -> list[bytes]:
     """Make connections from left to right; return the frames that the right end saw."""
-    service = lab.start_server(site.right, folder, tls=tls)
+    service = traffic.start_server(site.right, folder, tls=tls)
     capture, out = folder / "seen.pcap", folder / "device.out"
     with lab.sniff(site.right, capture):
-        device = lab.start_device(site.left, service, profile, count, 0, out)
+        device = traffic.start_device(site.left, service, profile, count, 0, out)
         lab.wait_for(lambda: device.poll() is not None, "the device to finish", 30)
         assert device.returncode == 0, device.last_words()
-        lab.wait_for(lambda: lab.quiet(site.right), "the last connection to close")
+        lab.wait_for(lambda: traffic.quiet(site.right), "the last connection to close")
         closing = FIN if profile.close == "fin" else RST
         enough = 2 * count if profile.close == "fin" else count
         lab.wait_for(lambda: sum(bool(tcp_flags(f) & closing) for f in frames(capture)) >= enough, "the ends")
-    assert len(lab.connections(out)) == count
+    assert len(traffic.connections(out)) == count
     return frames(capture)
 
 
@@ -113,7 +115,7 @@ def test_wait_for_says_what_did_not_happen() -> None:
 def test_a_profile_closes_with_fin_or_rst() -> None:
     """Any other way to close is refused."""
     with pytest.raises(ValueError, match="fin or rst"):
-        lab.Profile(request_bytes=100, answer_bytes=100, close="shrug")
+        traffic.Profile(request_bytes=100, answer_bytes=100, close="shrug")
 
 
 @pytest.mark.live
@@ -213,16 +215,16 @@ def test_a_pair_carries_what_is_sent_and_nothing_else(tmp_path: Path) -> None:
 def test_the_server_sees_each_device_as_itself(tmp_path: Path) -> None:
     """Source MAC, address and TTL of every frame are the device's; every frame is TCP, so no ARP."""
     seen = tmp_path / "seen.pcap"
-    profile = lab.Profile(request_bytes=700, answer_bytes=5000, requests=3, parallel=2, noise=0.2)
+    profile = traffic.Profile(request_bytes=700, answer_bytes=5000, requests=3, parallel=2, noise=0.2)
     with lab.device_lab(DEVICES) as site, lab.sniff(site.server, seen):
-        service = lab.start_server(site.server, tmp_path)
+        service = traffic.start_server(site.server, tmp_path)
         running = [
-            lab.start_device(host, service, profile, 5, seed, tmp_path / f"{seed}.out")
+            traffic.start_device(host, service, profile, 5, seed, tmp_path / f"{seed}.out")
             for seed, host in enumerate(site.devices)
         ]
         lab.wait_for(lambda: all(p.poll() is not None for p in running), "the devices to finish", 30)
         assert [p.returncode for p in running] == [0, 0, 0], [p.last_words() for p in running]
-        lab.wait_for(lambda: lab.quiet(site.server), "the last connection to close")
+        lab.wait_for(lambda: traffic.quiet(site.server), "the last connection to close")
         fins = 2 * 5 * len(DEVICES)
         lab.wait_for(lambda: sum(bool(tcp_flags(f) & FIN) for f in frames(seen)) >= fins, "every FIN")
 
@@ -236,7 +238,7 @@ def test_the_server_sees_each_device_as_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("offloads", [True, False])
 def test_offloads_are_what_was_asked_for(tmp_path: Path, offloads: bool) -> None:
     """With the kernel's defaults large buffers cross the wire whole; without offloads none is too long."""
-    profile = lab.Profile(request_bytes=300_000, answer_bytes=300_000)
+    profile = traffic.Profile(request_bytes=300_000, answer_bytes=300_000)
     with lab.two_hosts(offloads=offloads) as site:
         seen = converse(site, tmp_path, profile, count=2)
 
@@ -245,12 +247,27 @@ def test_offloads_are_what_was_asked_for(tmp_path: Path, offloads: bool) -> None
 
 
 @pytest.mark.live
+def test_behind_a_switch_the_client_sees_the_wire(tmp_path: Path) -> None:
+    """A large answer leaves the server in large buffers and arrives in segments of at most the MTU."""
+    profile = traffic.Profile(request_bytes=400, answer_bytes=300_000)
+    arrived = tmp_path / "arrived.pcap"
+    with lab.hosts_and_a_switch() as site, lab.sniff(site.left, arrived):
+        features = site.right.run(["ethtool", "-k", site.right.iface])
+        sent = converse(site, tmp_path, profile, count=2)
+        lab.wait_for(lambda: sum(bool(tcp_flags(f) & FIN) for f in frames(arrived)) >= 4, "every FIN")
+
+    assert "tcp-segmentation-offload: on" in features
+    assert max(len(frame) for frame in sent) > ETHERNET + 1500
+    assert max(len(frame) for frame in frames(arrived)) == ETHERNET + 1500
+
+
+@pytest.mark.live
 @pytest.mark.parametrize("tls", [True, False])
 @pytest.mark.parametrize("close", ["fin", "rst"])
 def test_connections_end_as_the_profile_says(tmp_path: Path, close: str, tls: bool) -> None:
     """FIN from both sides and no RST, or one RST and no FIN; under TLS and without."""
     count = 7
-    profile = lab.Profile(request_bytes=400, answer_bytes=30_000, requests=2, pause_ms=5, close=close)
+    profile = traffic.Profile(request_bytes=400, answer_bytes=30_000, requests=2, pause_ms=5, close=close)
     with lab.two_hosts() as site:
         flags = [tcp_flags(frame) for frame in converse(site, tmp_path, profile, count, tls)]
 

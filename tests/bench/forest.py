@@ -1,6 +1,8 @@
-"""A forest of real captures, for the benchmarks: every connection of FLOWML_TRACES, through the kernel.
+"""A forest of real captures, for the benchmarks.
 
     python -m tests.bench.forest MODEL.joblib
+
+Every connection in every capture of the folder that FLOWML_TRACES names goes through the kernel.
 """
 
 from __future__ import annotations

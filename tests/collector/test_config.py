@@ -78,10 +78,12 @@ def test_a_flag_is_named_as_a_flag() -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_settings_or_one_line(data: bytes) -> None:
     """No file makes a traceback."""
+    complaint: str | None = None
     try:
         config.read(io.BytesIO(data), "my.toml")
     except ConfigError as error:
-        assert len(str(error).splitlines()) == 1
+        complaint = str(error)
+    assert complaint is None or len(complaint.splitlines()) == 1
 
 
 def test_every_option_says_its_unit_and_meaning() -> None:

@@ -106,7 +106,7 @@ def test_lines_are_appended(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["no/such/folder", "."])
 def test_a_path_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     """One line that names it."""
-    with pytest.raises(OutputError, match="cannot be written by .*: name another --outfile") as error:
+    with pytest.raises(OutputError, match=r"cannot be written by .*: name another --outfile") as error:
         open_sink(str(tmp_path / name))
     assert len(str(error.value).splitlines()) == 1
 

@@ -13,7 +13,7 @@ import pytest
 
 from collector import kernel
 from tests import frames
-from tests.compare import raw_of_rows
+from tests.compare import Raw, raw_of_rows
 from tests.replay import Replay
 
 pytestmark = pytest.mark.kernel
@@ -112,7 +112,7 @@ def test_a_flow_that_ends_under_fire_ends_once_and_whole(programs: Replay, ends:
 
     Each is delivered once; each segment is in exactly one of them, or untracked; the bytes agree.
     """
-    rows = []
+    rows: list[Raw] = []
 
     def lives() -> None:
         for _ in range(CONNECTIONS):

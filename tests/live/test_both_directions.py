@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests import lab
-from tests.lab import Host, Pair, Profile, sniff, start_device, start_server, wait_for
+from tests.lab import hosts_and_a_switch, sniff, wait_for
 from tests.oracle import Oracle, read_pcap
 from tests.tool import flowml
+from tests.traffic import Profile, start_device, start_server
 
 pytestmark = pytest.mark.live
 
 COUNTS = ("s_pkt_cnt", "d_pkt_cnt", "s_bytes_sum", "d_bytes_sum", "s_ttl_mean", "d_ttl_mean", "s_bytes_mean")
-
-
-@contextmanager
-def hosts_and_a_switch() -> Iterator[Pair]:
-    """A client without offloads and a server with them, a bridge between.
-
-    The server's large buffers are split where they leave the bridge, as a network card would split them, so
-    the client's end shows the wire.
-    """
-    with lab._laboratory() as laboratory:
-        client = Host(laboratory.namespace("client"), lab.CLIENT_MAC, lab.CLIENT_IP, lab=laboratory)
-        server = Host(laboratory.namespace("server"), lab.SERVER_MAC, lab.SERVER_IP, lab=laboratory)
-        switch = laboratory.namespace("switch")
-        ports = [Host(switch, f"02:00:00:00:01:0{i}", iface=f"port{i}", lab=laboratory) for i in (1, 2)]
-        lab._wire(client, ports[0], 1500, offloads=False)
-        lab._wire(ports[1], server, 1500, offloads=True)
-        lab._switch_offloads_off(ports[1])
-        ports[0].run(["ip", "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0"])
-        for port in ports:
-            port.run(["ip", "link", "set", port.iface, "master", "bridge", "up"])
-        ports[0].run(["ip", "link", "set", "bridge", "up"])
-        lab._connect(client, [server])
-        lab._connect(server, [client])
-        lab._wait_for_carrier(client, server, *ports)
-        yield Pair(client, server)
 
 
 @pytest.mark.parametrize("egress", ["tcx", "clsact"])

@@ -200,9 +200,10 @@ def test_a_full_disk_loses_nothing_that_was_drained(wire: Pair, tmp_path: Path) 
     run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk])
     err = tmp_path / "err"
     try:
-        argv = ["ip", "netns", "exec", wire.right.ns, FLOWML, "collect", wire.right.iface, *CAPTURE]
+        enter: tuple[str | Path, ...] = ("ip", "netns", "exec", wire.right.ns)
+        argv = [*enter, FLOWML, "collect", wire.right.iface, *CAPTURE, "--outfile", disk / "out.jsonl"]
         with err.open("wb") as stderr:
-            process = subprocess.Popen([*argv, "--outfile", disk / "out.jsonl"], stderr=stderr)
+            process = subprocess.Popen(argv, stderr=stderr)
         wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
         send(wire, [frame for n in range(101) for frame in connection(n)], tmp_path)
         code = process.wait(30)
@@ -228,18 +229,8 @@ def test_a_full_disk_loses_nothing_that_was_drained(wire: Pair, tmp_path: Path) 
 
 def test_a_reader_that_goes_away_ends_it(wire: Pair, tmp_path: Path) -> None:
     """Standard output into a pipe whose other end closes."""
-    argv = [
-        "ip",
-        "netns",
-        "exec",
-        wire.right.ns,
-        FLOWML,
-        "collect",
-        wire.right.iface,
-        *CAPTURE,
-        "--outfile",
-        "-",
-    ]
+    enter: tuple[str | Path, ...] = ("ip", "netns", "exec", wire.right.ns)
+    argv = [*enter, FLOWML, "collect", wire.right.iface, *CAPTURE, "--outfile", "-"]
     err = tmp_path / "err"
     with err.open("wb") as stderr:
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)
@@ -264,3 +255,39 @@ def test_the_machine_has_what_these_tests_ask() -> None:
     """A missing tool would make them say that nothing is attached."""
     assert all(shutil.which(tool) for tool in ("bpftool", "tc", "ip", "tcpreplay"))
     assert os.geteuid() == 0
+
+
+def promiscuous(wire: Pair) -> bool:
+    return "promiscuity 1" in wire.right.run(["ip", "-details", "link", "show", wire.right.iface])
+
+
+def test_a_mirror_port_takes_in_frames_for_others_while_it_lasts(wire: Pair) -> None:
+    """Promiscuous with --direction ingress, not otherwise, and never after a kill."""
+    with flowml(wire.right, "collect", wire.right.iface, "--direction", "ingress") as running:
+        assert promiscuous(wire)
+        running.stop(signal.SIGKILL)
+    wait_for(lambda: not promiscuous(wire), "promiscuous mode to end")
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE):
+        assert not promiscuous(wire)
+
+
+def test_on_the_loopback_each_segment_counts_once(tmp_path: Path) -> None:
+    """What goes out of lo comes in again; the egress hook is left out there, and that is said."""
+    with veth_pair() as pair:
+        pair.right.run(["ip", "link", "set", "lo", "up"])
+        with flowml(pair.right, "collect", "lo", *CAPTURE) as running:
+            talk = (
+                "import socket; s = socket.create_server(('127.0.0.1', 0));"
+                "c = socket.create_connection(s.getsockname()); p = s.accept()[0]; c.send(b'x');"
+                "p.recv(1); c.close(); p.recv(1); p.close()"
+            )
+            pair.right.run(["python3", "-c", talk])
+            wait_for(lambda: len(running.lines()) == 1, "the connection")
+            assert running.stop() == 0
+            (record,), said = running.lines(), running.stderr()
+
+    assert "what goes out comes in again" in said
+    assert (record["reason"], record["s_mac"]) == ("fin", "00:00:00:00:00:00")
+    # SYN, ACK, x, FIN from here; SYN-ACK, ACK, FIN from there (the last ACK meets no entry).
+    assert record["s_pkt_cnt"] == 4
+    assert record["d_pkt_cnt"] in (3, 4)

@@ -69,8 +69,8 @@ def test_every_connection_of_every_capture_is_counted_exactly(tmp_path: Path) ->
             *("--direction", "ingress", "--filter", "tcp", "--config", settings),
         ) as running,
     ):
-        replay = ["tcpreplay", "--quiet", "--pps", str(RATE), "-i", wire.left.iface, tmp_path / "all.pcap"]
-        wire.left.run(replay, timeout=300)
+        options = ["--quiet", "--pps", str(RATE), "-i", wire.left.iface]
+        wire.left.run(["tcpreplay", *options, tmp_path / "all.pcap"], timeout=300)
         assert running.stop() == 0
         records, counters = running.lines(), running.counters()
 

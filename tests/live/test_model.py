@@ -195,8 +195,9 @@ class Spy:
 
     def __init__(self, model: Path, log: Path) -> None:
         self.code = (
-            f"(open({str(log)!r}, 'a').write(repr([__import__('os').getresuid(), __import__('os').getresgid(),"
-            f" open('/proc/self/status').read()])), __import__('joblib').load({str(model)!r}))[1]"
+            f"(open({str(log)!r}, 'a').write(repr([__import__('os').getresuid(),"
+            " __import__('os').getresgid(), open('/proc/self/status').read()])),"
+            f" __import__('joblib').load({str(model)!r}))[1]"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
