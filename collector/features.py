@@ -167,3 +167,17 @@ def matrix(rows: Rows) -> npt.NDArray[np.float64]:
     for column, feature in enumerate(FEATURES):
         out[:, column] = feature.compute(flows)
     return out
+
+
+def table() -> str:
+    """The features as a Markdown table, for the README (`python -m collector.features`)."""
+    lines = ["| # | name | unit | what | formula |", "|---|---|---|---|---|"]
+    for number, feature in enumerate(FEATURES, 1):
+        lines.append(
+            f"| {number} | `{feature.name}` | {feature.unit} | {feature.meaning} | {feature.formula} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,76 @@
+"""The documents say what the code says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from collector import features, records
+from collector.config import OPTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+DESIGN = (ROOT / "docs" / "design.md").read_text()
+
+
+def test_the_feature_table_is_the_catalogue() -> None:
+    """`python -m collector.features`, between the marks."""
+    found = re.search(r"<!-- python -m collector.features -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert found is not None
+    assert found[1] == features.table()
+
+
+def test_every_fate_of_a_packet_is_explained() -> None:
+    """The design names each, and flow.h says what each means."""
+    header = (ROOT / "bpf" / "flow.h").read_text()
+    for fate in (*records.FATES, *records.EVENTS):
+        assert f"`{fate}`" in DESIGN
+        assert re.search(rf"X\({fate}\)\s*/\* .+ \*/", header)
+
+
+def test_files_and_modules_that_are_named_exist() -> None:
+    """Every path in backquotes or behind a link."""
+    for text in (README, DESIGN, (ROOT / "CONTRIBUTING.md").read_text()):
+        for path in re.findall(r"`((?:bpf|collector|ml|configs|tests|docs)/[\w./]*)`", text):
+            assert (ROOT / path).exists(), path
+        for path in re.findall(r"\]\(([\w./]+)\)", text):
+            assert (ROOT / path).exists(), path
+        for module in re.findall(r"python -m ([\w.]+)", text):
+            assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module == "pytest", module
+
+
+def test_every_option_with_a_flag_is_in_the_help() -> None:
+    """Each option but the ring's size and the sweep's pace, which are for the file."""
+    shown = subprocess.run(
+        [Path(sys.executable).with_name("flowml"), "attach", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for option in OPTIONS:
+        if option.section == "conntrack" and option.name != "max_connections":
+            continue
+        if option.name != "ring_bytes":
+            assert f"--{option.name.replace('_', '-')}" in shown
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """It answers at once: no numpy, no scikit-learn, no pyroute2."""
+    code = (
+        "import sys\nfrom collector.cli import app\n"
+        "try:\n    app(['attach', '--help'], standalone_mode=False)\n"
+        "finally:\n    print({'numpy', 'sklearn', 'pyroute2', 'bcc', 'joblib'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.strip() == "set()"
+
+
+def test_a_wrong_command_line_is_one_line() -> None:
+    """And exit code 2."""
+    flowml = Path(sys.executable).with_name("flowml")
+    for arguments in (["attach"], ["atach"], ["collect", "lo"], ["train", "x", "y", "--trees", "many"]):
+        done = subprocess.run([flowml, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), arguments
+        assert done.stderr.startswith("flowml: ")
