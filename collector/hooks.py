@@ -129,7 +129,7 @@ def _listen(hooks: Attachment) -> None:
     try:
         hooks._listening = hooks.interface.listen_to_all()
     except OSError as error:
-        hooks.notes.append(f"not in promiscuous mode ({error.strerror}): frames for others may be missing")
+        hooks.notes.append(f"not in promiscuous mode ({error.strerror}): frames for others are missing")
 
 
 def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:

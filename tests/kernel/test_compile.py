@@ -88,9 +88,7 @@ def test_a_layout_that_differs_is_refused(tmp_path: Path) -> None:
     header = (source / "flow.h").read_text()
     (source / "flow.h").write_text(header.replace("__u32 reserved[5];", "__u32 more;\n\t__u32 reserved[4];"))
 
-    with pytest.raises(
-        KernelError, match=r"struct flow: field more is at \[172, 4\] in the compiled"
-    ) as error:
-        with Compiler(source) as compiler:
-            compiler.load(SETTINGS, max_connections=16)
+    wrong = r"struct flow: field more is at \[172, 4\] in the compiled"
+    with pytest.raises(KernelError, match=wrong) as error, Compiler(source) as compiler:
+        compiler.load(SETTINGS, max_connections=16)
     assert error.value.exit_code == 7
