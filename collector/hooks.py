@@ -129,7 +129,7 @@ def _listen(hooks: Attachment) -> None:
     try:
         hooks._listening = hooks.interface.listen_to_all()
     except OSError as error:
-        hooks.notes.append(f"not in promiscuous mode ({error.strerror}): frames for others are missing")
+        hooks.notes.append(f"not in promiscuous mode ({error.strerror}): frames for others may be missing")
 
 
 def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
@@ -140,7 +140,8 @@ def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
         except OSError as error:
             if wanted == "tcx" or error.errno != errno.EINVAL:
                 raise KernelError(
-                    f"{name} refuses TCX egress ({error.strerror}): try --egress clsact, or --direction ingress"
+                    f"{name} refuses TCX egress ({error.strerror}): "
+                    "try --egress clsact, or --direction ingress"
                 ) from error
             hooks.notes.append("this kernel knows no TCX (it came with 6.6)")
         else:
