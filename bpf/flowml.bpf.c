@@ -25,7 +25,7 @@ BPF_STACK(free_slots, __u32, FLOWML_MAX_CONNECTIONS);
 /* Finished flows, whole, for user space. */
 BPF_RINGBUF_OUTPUT(finished, FLOWML_RING_BYTES / PAGE_SIZE);
 
-/* Per CPU, so a plain increment is safe: hooks run with bottom halves off. */
+/* What became of every packet, and of every connection; per CPU. */
 BPF_F_TABLE("percpu_array", __u32, struct counters, counters, 1, 0);
 
 /* Where the sweep is, and how far it has to go. Written by user space while no sweep runs. */
@@ -37,13 +37,24 @@ struct hook {
 	struct __sk_buff *skb;
 };
 
-static __always_inline void count(enum counter which)
+/* A packet's fate. A plain increment is safe: hooks run with bottom halves off, and on this CPU's own. */
+static __always_inline void count_fate(enum counter fate)
 {
 	__u32 zero = 0;
 	struct counters *own = counters.lookup(&zero);
 
-	if (own && which < COUNTERS)
-		((__u64 *)own)[which]++;
+	if (own && fate < COUNTERS)
+		((__u64 *)own)[fate]++;
+}
+
+/* An event is counted by the sweep too, which a packet may interrupt: it runs in process context. */
+static __always_inline void count_event(enum counter event)
+{
+	__u32 zero = 0;
+	struct counters *own = counters.lookup(&zero);
+
+	if (own && event < COUNTERS)
+		atomic_add(&((__u64 *)own)[event], 1);
 }
 
 static __always_inline void free_slot(struct flow *flow, __u32 slot)
@@ -57,12 +68,12 @@ static __always_inline void free_slot(struct flow *flow, __u32 slot)
 static __always_inline void deliver(struct flow *flow, __u32 slot)
 {
 	if (!passes_filter(flow)) {
-		count(COUNT_filtered);
+		count_event(COUNT_filtered);
 	} else if (finished.ringbuf_output(flow, sizeof(*flow), 0) == 0) {
-		count(COUNT_delivered);
+		count_event(COUNT_delivered);
 	} else {
 		if (!flow->parked)
-			count(COUNT_parked);
+			count_event(COUNT_parked);
 		flow->parked = 1;
 		return;
 	}
@@ -135,7 +146,7 @@ static __always_inline enum counter open_connection(struct hook *hook, const str
 		return COUNT_table_full;
 	}
 	set_latest(&sweep->high_water, slot + 1);
-	count(COUNT_opened);
+	count_event(COUNT_opened);
 	return COUNT_tracked;
 }
 
@@ -226,7 +237,7 @@ int flowml_ingress(struct xdp_md *ctx)
 			return XDP_ABORTED;
 		fate = account(&hook, &pkt, now);
 	}
-	count(fate);
+	count_fate(fate);
 	return XDP_PASS;
 }
 
@@ -253,7 +264,7 @@ int flowml_egress(struct __sk_buff *skb)
 			expand_gso(&pkt, skb->gso_segs, skb->gso_size);
 		fate = account(&hook, &pkt, bpf_ktime_get_ns());
 	}
-	count(fate);
+	count_fate(fate);
 	return TC_ACT_UNSPEC;
 }
 

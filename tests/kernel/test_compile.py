@@ -60,7 +60,7 @@ def broken_copy(folder: Path, before: str, after: str) -> Path:
 @pytest.mark.parametrize(
     ("before", "after", "kept"),
     [
-        ("count(fate);", "count(fate)", "error: expected ';'"),
+        ("count_fate(fate);", "count_fate(fate)", "error: expected ';'"),
         ("if (!flow || read_clock(ctx, &now))", "if (read_clock(ctx, &now))", "invalid mem access"),
     ],
     ids=["compiler", "verifier"],
