@@ -23,6 +23,23 @@ pytestmark = pytest.mark.live
 CAPTURE = ("--direction", "both", "--filter", "tcp")
 
 
+held_by_others: set[int] = set()
+"""Programs that were in the kernel before the test: other tests keep some for the whole session."""
+
+
+def programs() -> set[int]:
+    """Ids of flowml's programs that have come since the test began, as `bpftool` lists them."""
+    listed = json.loads(run(["bpftool", "--json", "prog", "show"]))
+    ours = {program["id"] for program in listed if program.get("name", "").startswith("flowml")}
+    return ours - held_by_others
+
+
+@pytest.fixture(autouse=True)
+def _only_what_the_test_loads() -> None:
+    held_by_others.clear()
+    held_by_others.update(programs())
+
+
 @pytest.fixture
 def wire() -> Iterator[Pair]:
     with veth_pair() as pair:
@@ -34,12 +51,11 @@ def nothing_attached(wire: Pair) -> bool:
     link = wire.right.run(["ip", "-details", "link", "show", wire.right.iface])
     net = wire.right.run(["bpftool", "net", "show"])
     filters = wire.right.run(["tc", "filter", "show", "dev", wire.right.iface, "egress"])
-    programs = run(["bpftool", "prog", "show"])
     return not (
         "xdp" in link.replace("xdp_features", "")
         or "flowml" in net
         or "flowml" in filters
-        or "flowml" in programs
+        or programs()
         or kernel.links()
     )
 
@@ -174,7 +190,7 @@ def test_an_interface_that_is_lost_ends_it_with_everything_written(
         assert [record["reason"] for record in running.lines()] == ["rst", "shutdown"]
         assert said in running.stderr()
         assert "Done. Processed 2 connections" in running.stderr()
-    wait_for(lambda: "flowml" not in run(["bpftool", "prog", "show"]), "the programs to be gone")
+    wait_for(lambda: not programs(), "the programs to be gone")
 
 
 def test_of_two_interfaces_the_other_goes_on(wire: Pair, tmp_path: Path) -> None:
