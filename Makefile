@@ -7,6 +7,7 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 C_SOURCES := $(wildcard bpf/*.h bpf/*.c)
 Q := $(if $(V),,@)
 
@@ -16,30 +17,35 @@ help: ## this list
 setup: $(VENV)/.ready ## packages and the virtual environment, with `flowml` in .venv/bin
 
 # The system's packages are visible in it: bcc comes from python3-bpfcc.
-$(VENV)/.ready: pyproject.toml tests/constraints.txt packaging/packages.sh
-	$(Q)packaging/packages.sh run test
+$(VENV)/.ready: pyproject.toml packaging/packages.sh
+	$(Q)packaging/packages.sh run
 	$(Q)test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(Q)PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
-		$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	$(Q)$(PIP) install --quiet --editable .
+	$(Q)touch $@
+
+$(VENV)/.ready-to-test: $(VENV)/.ready tests/constraints.txt
+	$(Q)packaging/packages.sh test
+	$(Q)$(PIP) install --quiet --constraint tests/constraints.txt --editable '.[test]'
 	$(Q)touch $@
 
 demo: setup ## devices in namespaces, real TLS: collect, train, attach, predict
+	$(Q)packaging/packages.sh demo
 	$(Q)$(BIN)/python -m tests.demo
 
-test: setup lint types ## everything that CI runs (as root; FLOWML_TRACES=DIR adds real captures)
+test: lint types ## everything that CI runs (as root; FLOWML_TRACES=DIR adds real captures)
 	$(Q)$(BIN)/python -m pytest
 
-lint: setup ## ruff and clang-format
+lint: $(VENV)/.ready-to-test ## ruff and clang-format
 	$(Q)$(BIN)/ruff check --quiet .
 	$(Q)$(BIN)/ruff format --quiet --check .
 	$(Q)clang-format --dry-run --Werror $(C_SOURCES)
 
-format: setup ## rewrite the sources as lint wants them
+format: $(VENV)/.ready-to-test ## rewrite the sources as lint wants them
 	$(Q)$(BIN)/ruff check --quiet --fix .
 	$(Q)$(BIN)/ruff format --quiet .
 	$(Q)clang-format -i $(C_SOURCES)
 
-types: setup ## mypy, strict
+types: $(VENV)/.ready-to-test ## mypy, strict
 	$(Q)$(BIN)/mypy --no-error-summary
 
 clean: ## forget the virtual environment and what was built

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the distribution has to give, and only what is missing: `packages.sh run` for running flowml,
-# `packages.sh run test` for the tests too. Needs root on Debian and Ubuntu; elsewhere it names what to install.
+# `packages.sh demo` and `packages.sh test` for those. Needs root on Debian and Ubuntu; elsewhere it names what to install.
 set -eu
 
 have_bcc() { /usr/bin/python3 -c 'import bcc' 2>/dev/null; }
@@ -21,9 +21,15 @@ for use in "$@"; do
 		need python3-bpfcc have_bcc
 		need python3-venv have_venv
 		need linux-libc-dev have_headers
+		;;
+	demo)
 		need iproute2 have ip
+		need openssl have openssl
+		need procps have sysctl
 		;;
 	test)
+		need iproute2 have ip
+		need procps have sysctl
 		need clang-format have clang-format
 		need ethtool have ethtool
 		need openssl have openssl
