@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,6 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="flowml",
-    help="Recognises which device a TCP connection came from by how it behaved.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -51,6 +51,21 @@ Duration = Annotated[int | None, _flag("duration", "SECONDS")]
 User = Annotated[str | None, _flag("user", "NAME")]
 Xdp = Annotated[str | None, _flag("xdp", "MODE")]
 Egress = Annotated[str | None, _flag("egress", "HOOK")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flowml {version('flowml')}")
+        raise typer.Exit
+
+
+@app.callback()
+def flowml(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Recognises which device a TCP connection came from by how it behaved."""
 
 
 @app.command()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.drain import FlowTable, still_held
-from collector.errors import InterfaceError
+from collector.errors import InterfaceError, KernelError
 from collector.features import matrix
 from collector.hooks import Attachment
 from collector.records import Rows, SweepMode
@@ -23,6 +23,8 @@ from collector.sink import Predictions, Sink, label_lines, record_lines
 __all__ = ["Classifier", "Formatter", "Source", "run", "stop_signals"]
 
 Log = Callable[[str], None]
+
+_STALLS = 10
 
 
 class Classifier(Protocol):
@@ -182,9 +184,14 @@ class _Loop:
         source.open = False
         source.hooks.detach()
         self.drain(source)
-        while still_held(source.table.counters()):
+        held, stalled = still_held(source.table.counters()), 0
+        while held:
             source.table.sweep(SweepMode.SHUTDOWN)
             self.drain(source)
+            before, held = held, still_held(source.table.counters())
+            stalled = stalled + 1 if held >= before else 0  # a last packet in flight may open one
+            if stalled > _STALLS:
+                raise KernelError(f"{source.name}: {held} connections cannot be taken out of the table")
 
     def finish(self) -> None:
         """Closes every source; the hooks of all are off before the first is drained."""

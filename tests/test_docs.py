@@ -54,24 +54,3 @@ def test_every_option_with_a_flag_is_in_the_help() -> None:
             continue
         if option.name != "ring_bytes":
             assert f"--{option.name.replace('_', '-')}" in shown
-
-
-def test_help_imports_nothing_heavy() -> None:
-    """It answers at once: no numpy, no scikit-learn, no pyroute2."""
-    code = (
-        "import sys\nfrom collector.cli import app\n"
-        "try:\n    app(['attach', '--help'], standalone_mode=False)\n"
-        "finally:\n    heavy = {'numpy', 'sklearn', 'pyroute2', 'bcc', 'joblib'}\n"
-        "    print(heavy & set(sys.modules), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stderr.strip() == "set()"
-
-
-def test_a_wrong_command_line_is_one_line() -> None:
-    """And exit code 2."""
-    flowml = Path(sys.executable).with_name("flowml")
-    for arguments in (["attach"], ["atach"], ["collect", "lo"], ["train", "x", "y", "--trees", "many"]):
-        done = subprocess.run([flowml, *arguments], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), arguments
-        assert done.stderr.startswith("flowml: ")

@@ -1,0 +1,47 @@
+"""The command line: its help, its version, and what it says of a wrong one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FLOWML = Path(sys.executable).with_name("flowml")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """It answers at once: no numpy, no scikit-learn, no pyroute2."""
+    code = (
+        "import sys\nfrom collector.cli import app\n"
+        "try:\n    app(['attach', '--help'], standalone_mode=False)\n"
+        "finally:\n    heavy = {'numpy', 'sklearn', 'pyroute2', 'bcc', 'joblib'}\n"
+        "    print(heavy & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.strip() == "set()"
+
+
+def test_a_wrong_command_line_is_one_line() -> None:
+    """And exit code 2."""
+    for arguments in (["attach"], ["atach"], ["collect", "lo"], ["train", "x", "y", "--trees", "many"]):
+        done = subprocess.run([FLOWML, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), arguments
+        assert done.stderr.startswith("flowml: ")
+
+
+def test_features_need_a_record() -> None:
+    """A bare label has no room for them; that is said before anything is opened."""
+    arguments = ["attach", "lo", "--model", "none.joblib", "--features"]
+    done = subprocess.run([FLOWML, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "add --format record" in done.stderr
+
+
+def test_the_version_is_the_package_s() -> None:
+    """`flowml --version`, as in pyproject.toml."""
+    shown = subprocess.run([FLOWML, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None
+    assert shown == f"flowml {found[1]}\n"
