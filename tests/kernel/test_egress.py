@@ -47,6 +47,28 @@ def test_a_gso_buffer_counts_as_its_segments(replay: Replay, size: int, says_seg
     assert raw["s"]["ttl_sum"] == expected.s.ttl_sum
 
 
+def test_a_buffer_too_long_for_its_header(replay: Replay) -> None:
+    """BIG TCP: the total length is 0, and the buffer's own length tells; 3 segments and their headers."""
+    payload = bytes(2 * MSS + 1)
+    kernel.run_program(replay.loaded.egress_fd, frame=frames.tcp("S"))
+    kernel.run_program(
+        replay.loaded.egress_fd,
+        frame=frames.tcp("A", payload, seq=1, total_length=0),
+        skb={"gso_segs": 3, "gso_size": MSS},
+    )
+    (raw,) = raw_of_rows(replay.finish())
+
+    assert raw["s"]["packets"] == 4
+    assert raw["s"]["bytes"] == 40 + 3 * 40 + len(payload)
+
+
+def test_a_length_of_nothing_is_malformed_in_a_plain_frame(replay: Replay) -> None:
+    """Only a GSO buffer may say 0."""
+    kernel.run_program(replay.loaded.egress_fd, frame=frames.tcp("S", total_length=0))
+
+    assert {name for name, value in replay.counters().items() if value} == {"malformed"}
+
+
 def test_what_goes_out_and_what_comes_in_is_one_connection(replay: Replay) -> None:
     """XDP and TC count into the same flow, each into its side; the ClientHello is seen on its way out."""
     ingress, egress = replay.loaded.ingress_fd, replay.loaded.egress_fd

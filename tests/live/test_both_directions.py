@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import hosts_and_a_switch, sniff, wait_for
+from tests.lab import hosts_and_a_switch, sniff, two_hosts, wait_for
 from tests.oracle import Oracle, read_pcap
 from tests.tool import flowml
 from tests.traffic import Profile, start_device, start_server
@@ -70,6 +70,25 @@ def test_what_is_counted_is_what_is_on_the_wire(tmp_path: Path, tls: bool, egres
     assert len(ours) == 2 * count
     segments = sum(record["s_pkt_cnt"] + record["d_pkt_cnt"] for record in records)
     assert counters["tracked"] < segments  # large buffers did go through, each counted as its segments
+
+
+def test_on_the_originator_s_own_host(tmp_path: Path) -> None:
+    """The SYN and the ClientHello go out here: the mark is found in buffers whose payload lies elsewhere."""
+    profile = Profile(request_bytes=20_000, answer_bytes=2000, requests=2)
+    with two_hosts() as pair:
+        service = start_server(pair.right, tmp_path)
+        with flowml(pair.left, "collect", pair.left.iface, "--direction", "both") as running:
+            device = start_device(pair.left, service, profile, 7, 1, tmp_path / "device.jsonl")
+            assert device.wait(60) == 0, device.last_words()
+            wait_for(lambda: len(running.lines()) == 7, "every connection")
+            assert running.stop() == 0
+            records, counters = running.lines(), running.counters()
+
+    assert [record["s_mac"] for record in records] == [pair.left.mac] * 7
+    assert all(record["tls"] and record["reason"] == "fin" for record in records)
+    # 40,000 bytes of requests in segments of 1,448: at least 28, whatever the buffers were.
+    assert all(record["s_pkt_cnt"] > 28 and record["s_bytes_sum"] > 41_000 for record in records)
+    assert "filtered" not in counters
 
 
 def of(capture: Path) -> list[tuple[str, int, bool, str, dict[str, float | None]]]:
