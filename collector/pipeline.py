@@ -83,13 +83,17 @@ class Source:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[socket.socket]:
-    """In its body SIGINT and SIGTERM end nothing; they make the socket readable."""
+    """In its body SIGINT, SIGTERM and SIGHUP end nothing; they make the socket readable.
+
+    One that is ignored, as SIGHUP is under nohup, stays so.
+    """
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
         before = {}
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            before[signum] = signal.signal(signum, lambda *_: None)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                before[signum] = signal.signal(signum, lambda *_: None)
         wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         try:
             yield ours

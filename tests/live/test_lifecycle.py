@@ -121,7 +121,7 @@ def test_auto_falls_back_to_generic_and_says_why() -> None:
     assert "lo refuses native XDP" in said
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "duration"])
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "duration"])
 def test_what_is_open_is_written_at_the_end(wire: Pair, how: str, tmp_path: Path) -> None:
     """Ended and open connections, all in the file; the summary adds up; exit code 0."""
     options = ("--duration", "3") if how == "duration" else ()
