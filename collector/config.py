@@ -59,8 +59,8 @@ class Option:
             if not self.least <= value <= self.most:
                 return f"from {self.least} to {self.most}{f' {self.unit}' if self.unit else ''}"
             return "a power of two" if self.power_of_two and value & (value - 1) else ""
-        if not isinstance(value, str):
-            return "text"
+        if not isinstance(value, str) or "\0" in value:
+            return "text" if not isinstance(value, str) else "text without NUL characters"
         if self.choices and value not in self.choices:
             return "one of " + ", ".join(self.choices) + _nearest(value, self.choices)
         return ""
@@ -233,6 +233,8 @@ def read(file: BinaryIO, name: str) -> dict[str, Value]:
         document = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name} is not a settings file: its values are nested without end") from error
     found: dict[str, Value] = {}
     for section, content in document.items():
         if section not in _SECTIONS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,6 +197,8 @@ def open_sink(path: str) -> Sink:
         It cannot be opened for writing.
     """
     if path == STANDARD_OUTPUT:
+        if sys.stdout is None:  # and descriptor 1 is by now another file, or will be
+            raise OutputError("standard output is closed: name a file with --outfile")
         return Sink(1, "standard output")
     try:
         with privileges.as_caller():

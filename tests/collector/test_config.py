@@ -57,6 +57,8 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults() -> None:
         ('[capture]\nfilter = "tsl"\n', "filter = 'tsl' must be one of tls, tcp: did you mean tls?"),
         ("[output]\nfeatures = 1\n", "features = 1 must be true or false"),
         ("[output]\noutfile = 1\n", "outfile = 1 must be text"),
+        ('[output]\noutfile = "a\\u0000"\n', "must be text without NUL characters"),
+        ("x = " + 5000 * "[" + 5000 * "]", "nested without end"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, said: str) -> None:

@@ -111,6 +111,13 @@ def test_a_path_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_standard_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptor 1 would be some other file."""
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(OutputError, match="standard output is closed"):
+        open_sink("-")
+
+
 def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
     """A file that takes 25 bytes of three lines of 10 keeps two; the third is kept and comes later."""
     path = tmp_path / "out.jsonl"
