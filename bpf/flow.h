@@ -111,7 +111,8 @@ struct flow {
 	__u8 source_mac[6];	 /* Ethernet source of the first SYN */
 	__u8 originator_is_high; /* 1: the originator is the key's high end */
 	__u8 parked;		 /* 1: ended, but the ring had no room; the sweep delivers it */
-	__u32 reserved[5];
+	__u32 published;	 /* 1: the key leads here, so the sweep may end the flow */
+	__u32 reserved[4];
 };
 
 /* What the key leads to. Eight bytes, so that it is read in one piece. */
@@ -166,6 +167,9 @@ enum sweep_mode {
 	SWEEP_TIMEOUT,	/* end the slot's flow if it timed out; deliver it if it is parked */
 	SWEEP_SHUTDOWN, /* end the slot's flow; deliver it if it is parked */
 };
+
+#define SWEEP_DONE   0 /* what the program answers */
+#define SWEEP_FAILED 1
 
 struct sweep {
 	__u64 high_water; /* slots at and above it were never used */

@@ -145,6 +145,7 @@ static __always_inline enum counter open_connection(struct hook *hook, const str
 		*again = error == -EEXIST;
 		return COUNT_table_full;
 	}
+	flow->published = 1;
 	set_latest(&sweep->high_water, slot + 1);
 	count_event(COUNT_opened);
 	return COUNT_tracked;
@@ -268,8 +269,11 @@ int flowml_egress(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* Visits one slot; user space has it run as often as there are slots to visit. */
-int flowml_sweep(struct xdp_md *ctx)
+/*
+ * Visits one slot; user space has it run as often as there are slots to visit. A TC program, though it
+ * looks at no packet: running an XDP program more than once makes the kernel wait for two grace periods.
+ */
+int flowml_sweep(struct __sk_buff *ctx)
 {
 	__u32 zero = 0, slot;
 	struct sweep *sweep = sweeps.lookup(&zero);
@@ -279,30 +283,39 @@ int flowml_sweep(struct xdp_md *ctx)
 	__u64 now;
 
 	if (!sweep)
-		return XDP_ABORTED;
+		return SWEEP_FAILED;
 	slot = sweep->next++;
 	if (sweep->mode == SWEEP_FILL) { /* the highest first, so that the lowest are used first */
 		slot = FLOWML_MAX_CONNECTIONS - 1 - slot;
 		free_slots.push(&slot, 0);
-		return XDP_PASS;
+		return SWEEP_DONE;
 	}
 	flow = slots.lookup(&slot);
-	if (!flow || read_clock(ctx, &now))
-		return XDP_ABORTED;
+	if (!flow)
+		return SWEEP_FAILED;
+#ifdef FLOWML_CLOCK_IN_METADATA
+	now = ctx->tstamp;
+#else
+	now = bpf_ktime_get_ns();
+#endif
 	if (flow->parked) { /* sealed, and nobody's but the sweep's */
 		deliver(flow, slot);
-		return XDP_PASS;
+		return SWEEP_DONE;
 	}
 	epoch = gate_epoch(flow->side[ORIGINATOR].gate);
 	if (epoch % PHASES != PHASE_OPEN)
-		return XDP_PASS;
+		return SWEEP_DONE;
 	if (!gate_enter(&flow->side[ORIGINATOR].gate, epoch)) {
 		leave(flow, slot, ORIGINATOR, 0, 0);
-		return XDP_PASS;
+		return SWEEP_DONE;
+	}
+	if (!flow->published) { /* its key would come after its end, and lead to nothing for good */
+		leave(flow, slot, ORIGINATOR, 0, 0);
+		return SWEEP_DONE;
 	}
 	reason = flow_timed_out(flow, now);
 	if (!reason && sweep->mode == SWEEP_SHUTDOWN)
 		reason = REASON_SHUTDOWN;
 	leave(flow, slot, ORIGINATOR, 0, reason && claim_end(flow, reason));
-	return XDP_PASS;
+	return SWEEP_DONE;
 }

@@ -24,6 +24,7 @@ __all__ = ["FlowTable", "Ring", "still_held"]
 
 # <linux/bpf.h>: what stands before each record, and the bits in its length.
 _HEADER = np.dtype([("length", "<u4"), ("page_offset", "<u4")])
+_SWEEP_DONE = 0  # flow.h
 _BUSY = np.uint32(1 << 31)
 _RECORD = np.dtype([("header", _HEADER), ("flow", FLOW)])
 
@@ -93,22 +94,22 @@ class FlowTable:
     def sweep(self, mode: SweepMode, time_ns: int | None = None) -> None:
         """Visits every slot that was ever used: ends what timed out, delivers what is parked.
 
-        One system call, however many slots. `time_ns` is for programs compiled to take the time from the
-        packet.
+        One system call, however many slots. `time_ns` is for programs compiled to be told the time.
         """
         self._run(mode, int(self._sweep["high_water"][0]), time_ns)
 
     def _run(self, mode: SweepMode, slots: int, time_ns: int | None) -> None:
         self._sweep["mode"] = mode
         self._sweep["next"] = 0
+        time_of = None if time_ns is None else {"tstamp": time_ns}
         while (done := int(self._sweep["next"][0])) < slots:
             try:
-                answer = kernel.run_program(self._sweep_fd, repeat=slots - done, time_ns=time_ns)
+                answer = kernel.run_program(self._sweep_fd, repeat=slots - done, skb=time_of)
             except OSError as error:
                 if error.errno == errno.EINTR:  # a signal: its handler has run, and the sweep goes on
                     continue
                 raise KernelError(f"the sweep of the flow table was refused: {error.strerror}") from error
-            if answer != kernel.XDP_PASS:
+            if answer != _SWEEP_DONE:
                 raise KernelError(f"the sweep of the flow table failed at slot {done}")
 
     def counters(self) -> dict[str, int]:

@@ -43,8 +43,8 @@ LINK_TYPE_TCX = 11
 _ATTR_SIZE = 128
 _ETHERNET_MIN = 64
 
-SKB_FIELDS = {"gso_segs": 164, "gso_size": 176}
-"""Offsets in `struct __sk_buff` of <linux/bpf.h>."""
+SKB_FIELDS = {"tstamp": ("=Q", 152), "gso_segs": ("=I", 164), "gso_size": ("=I", 176)}
+"""Format and offset in `struct __sk_buff` of <linux/bpf.h>."""
 _SKB_SIZE = 192
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -162,7 +162,8 @@ def run_program(
     elif skb:
         fields = ctypes.create_string_buffer(_SKB_SIZE)
         for name, value in skb.items():
-            struct.pack_into("=I", fields, SKB_FIELDS[name], value)
+            layout, offset = SKB_FIELDS[name]
+            struct.pack_into(layout, fields, offset, value)
         context, context_size = ctypes.addressof(fields), len(fields)
     data = ctypes.create_string_buffer(frame, len(frame))
     attr = _attr(

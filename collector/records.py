@@ -57,7 +57,8 @@ FLOW = np.dtype(
         ("source_mac", "u1", (6,)),
         ("originator_is_high", "u1"),
         ("parked", "u1"),
-        ("reserved", "<u4", (5,)),
+        ("published", "<u4"),
+        ("reserved", "<u4", (4,)),
     ]
 )
 
