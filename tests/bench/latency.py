@@ -1,6 +1,8 @@
 """How long from the segment that ends a connection to its line in the file.
 
-    python -m tests.bench.latency MODEL.joblib [CONNECTIONS [PER_SECOND]]
+    python -m tests.bench.latency MODEL.joblib [CONNECTIONS [PER_SECOND [OPEN]]]
+
+OPEN connections stay open meanwhile, and are swept.
 
 Frames go into one end of a veth pair through a packet socket; `flowml attach` runs at the other. The clock
 starts before the frame is handed to the kernel, and stops when a reader that polls the file sees the line.
@@ -29,11 +31,15 @@ PATIENCE_S = 120
 SEND = "--send"
 
 
-def send(iface: str, count: int, per_second: float) -> None:
+def send(iface: str, count: int, per_second: float, idle: int) -> None:
     """Opens and resets connections, evenly in time; prints when each RST was sent."""
     sent = []
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((iface, 0))
+        for number in range(idle):
+            host, port = divmod(number, 50_000)
+            for flags in ("S", "A"):
+                wire.send(frames.tcp(flags, src=f"10.1.0.{host}", sport=1024 + port))
         begin = time.monotonic()
         for number in range(count):
             port = 1024 + number
@@ -46,7 +52,7 @@ def send(iface: str, count: int, per_second: float) -> None:
     print(json.dumps(sent))
 
 
-def measure(model: Path, count: int, per_second: float) -> dict[str, object]:
+def measure(model: Path, count: int, per_second: float, idle: int) -> dict[str, object]:
     """One run; latencies in milliseconds."""
     seen: list[int] = []
     options = ("--model", model, "--direction", "ingress")
@@ -58,7 +64,9 @@ def measure(model: Path, count: int, per_second: float) -> dict[str, object]:
     ):
         sent = Path(folder) / "sent"
         itself = [sys.executable, "-m", "tests.bench.latency"]
-        sender = wire.left.popen([*itself, SEND, wire.left.iface, str(count), str(per_second)], out=sent)
+        sender = wire.left.popen(
+            [*itself, SEND, wire.left.iface, str(count), str(per_second), str(idle)], out=sent
+        )
         give_up = time.monotonic() + PATIENCE_S
         while len(seen) < count and time.monotonic() < give_up:
             new = lines.read(1 << 16).count(b"\n")
@@ -73,6 +81,7 @@ def measure(model: Path, count: int, per_second: float) -> dict[str, object]:
     return {
         "connections": count,
         "per_second": per_second,
+        "open": idle,
         "p50_ms": p50,
         "p90_ms": p90,
         "p99_ms": p99,
@@ -84,11 +93,12 @@ def measure(model: Path, count: int, per_second: float) -> dict[str, object]:
 
 def main() -> None:
     if sys.argv[1] == SEND:
-        send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+        send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
         return
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     per_second = float(sys.argv[3]) if len(sys.argv) > 3 else 100.0
-    print(json.dumps(measure(Path(sys.argv[1]), count, per_second)))
+    idle = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    print(json.dumps(measure(Path(sys.argv[1]), count, per_second, idle)))
 
 
 if __name__ == "__main__":
