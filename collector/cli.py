@@ -92,6 +92,9 @@ def attach(
     One line of JSON a connection. Needs root to attach, and gives it up before the model is parsed. Ctrl+C
     ends it: what is in the table is predicted and written first.
     """
+    from collector import privileges
+
+    privileges.no_new_privileges()
     from collector import online
 
     settings = online.read_settings(
@@ -132,6 +135,9 @@ def collect(
 
     Beside the file, FILE.meta.json says with which filter and timeouts it was made.
     """
+    from collector import privileges
+
+    privileges.no_new_privileges()
     from collector import online
 
     settings = online.read_settings(

@@ -138,6 +138,8 @@ def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
         try:
             hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_TCX_EGRESS))
         except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise InterfaceError(f"{name} went away while attaching: see `ip link`") from error
             if wanted == "tcx" or error.errno != errno.EINVAL:
                 raise KernelError(
                     f"{name} refuses TCX egress ({error.strerror}): "

@@ -93,7 +93,7 @@ def _online(interfaces: Sequence[str], settings: Settings, files: ModelFiles | N
         for module in files.modules() if files else ():
             # What the unprivileged user may not be able to read must be in memory by then.
             importlib.import_module(module)
-        stop = stack.enter_context(stop_signals())
+        sink.stop = stop = stack.enter_context(stop_signals())
         sources = stack.enter_context(_attached(found, settings))
         kept = privileges.drop(runner, sources[0].table.probe_fd)
         log(f"running as {runner.name}" + (f", with {', '.join(kept)} kept" if kept else ""))

@@ -18,7 +18,16 @@ from pathlib import Path
 
 from collector.errors import PrivilegeError
 
-__all__ = ["CAPABILITIES", "User", "as_caller", "caller", "drop", "effective_capabilities", "runner"]
+__all__ = [
+    "CAPABILITIES",
+    "User",
+    "as_caller",
+    "caller",
+    "drop",
+    "effective_capabilities",
+    "no_new_privileges",
+    "runner",
+]
 
 # <linux/capability.h>, <linux/prctl.h>
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -142,9 +151,17 @@ def drop(user: User, probe_fd: int | None = None) -> list[str]:
     return kept
 
 
+def no_new_privileges() -> None:
+    """From here on no program that is run can gain rights.
+
+    It holds for this thread and those that it makes, so it comes before any library makes some.
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def _become(user: User, kept: list[str]) -> None:
     try:
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        no_new_privileges()
         if os.geteuid() == 0:
             if kept:
                 _prctl(_PR_SET_KEEPCAPS, 1)

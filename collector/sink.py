@@ -7,14 +7,16 @@ tells how many there are, and puts them aside where there is room.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import select
 import stat
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from socket import inet_ntoa
+from socket import inet_ntoa, socket
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,10 @@ from collector.records import Reason, Rows
 __all__ = ["Predictions", "Sink", "label_lines", "open_sink", "record_lines"]
 
 STANDARD_OUTPUT = "-"
+STOPPED_PATIENCE_S = 2
+
+_LOOK_AROUND_MS = 100
+_PIPE_BUF = 4096  # what poll(2) promises room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,8 @@ class Sink:
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
+        self.stop: socket | None = None
+        """Readable once the run is to end."""
         self.name = name
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         self._waiting: list[bytes] = []
@@ -141,9 +149,22 @@ class Sink:
         sent = 0
         try:
             while sent < len(data):
-                sent += os.write(self._fd, data[sent:])
+                self._wait_for_room()
+                sent += os.write(self._fd, data[sent:] if self._regular else data[sent : sent + _PIPE_BUF])
         finally:
             self._settle(sent)
+
+    def _wait_for_room(self) -> None:
+        """A pipe whose reader is slow is waited for; once stopped, for `STOPPED_PATIENCE_S` at most."""
+        if self._regular or self.stop is None:
+            return
+        room = select.poll()
+        room.register(self._fd, select.POLLOUT)
+        while not room.poll(_LOOK_AROUND_MS):
+            if select.select([self.stop], [], [], 0)[0]:
+                if not room.poll(1000 * STOPPED_PATIENCE_S):
+                    raise OSError(errno.EAGAIN, "nobody reads it")
+                return
 
     def _settle(self, sent: int) -> None:
         """After `sent` bytes: what was written whole is done with, half a line is taken back."""

@@ -267,6 +267,35 @@ def test_a_reader_that_goes_away_ends_it(wire: Pair, tmp_path: Path) -> None:
     wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
 
 
+def test_a_reader_that_does_not_read_cannot_hold_it(wire: Pair, tmp_path: Path) -> None:
+    """Ctrl+C ends it all the same; what the pipe did not take is put aside."""
+    err = tmp_path / "err"
+    argv: list[str | Path] = ["ip", "netns", "exec", wire.right.ns, FLOWML]
+    argv += ["collect", wire.right.iface, *CAPTURE, "--outfile", "-"]
+    with err.open("wb") as stderr:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)
+    try:
+        assert process.stdout is not None
+        wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
+        send(wire, [frame for n in range(503) for frame in connection(n)], tmp_path)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 4
+        with process.stdout as pipe:
+            taken = pipe.read().splitlines()
+    finally:
+        end(process)
+    (rescued,) = re.findall(
+        r"nobody reads it after (\d+) lines; (\d+) more lines are in (\S+):", err.read_text()
+    )
+    others = Path(rescued[2]).read_text().splitlines()
+    Path(rescued[2]).unlink()
+    assert len(others) == int(rescued[1])
+    whole = [line.decode() for line in taken[: int(rescued[0])]]
+    ports = {json.loads(line)["src_port"] for line in whole + others}
+    assert ports == {1024 + n for n in range(503)}
+    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
+
+
 def test_the_machine_has_what_these_tests_ask() -> None:
     """A missing tool would make them say that nothing is attached."""
     assert all(shutil.which(tool) for tool in ("bpftool", "tc", "ip", "tcpreplay"))

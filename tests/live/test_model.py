@@ -129,7 +129,9 @@ def test_it_runs_as_nobody_with_no_right_and_no_way_back(wire: Pair, model: Path
     nobody = pwd.getpwnam("nobody")
     with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", model) as running:
         found = credentials(running)
+        tasks = [task.read_text() for task in Path(f"/proc/{running.process.pid}/task").glob("*/status")]
 
+    assert all("NoNewPrivs:\t1" in task and "CapEff:\t0000000000000000" in task for task in tasks)
     assert found["Uid"] == [str(nobody.pw_uid)] * 4
     assert found["Gid"] == [str(nobody.pw_gid)] * 4
     assert "0" not in found["Groups"]
