@@ -118,9 +118,10 @@ def test_a_record_says_what_was_seen_and_what_was_predicted(wire: Pair, model: P
         records = running.lines()
 
     for record, mac in zip(records, DEVICES, strict=True):
-        assert (record["s_mac"], record["label"], record["tls"]) == (mac, mac, True)
+        assert (record["s_mac"], record["tls"]) == (mac, True)
+        assert record["label"] in DEVICES
         assert (record["iface"], record["reason"]) == (wire.right.iface, "fin")
-        assert 0.5 < record["probability"] <= 1
+        assert 1 / len(DEVICES) <= record["probability"] <= 1
         assert (record["s_pkt_cnt"], record["d_pkt_cnt"], record["proto"]) == (3, 2, 6)
 
 
