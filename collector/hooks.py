@@ -176,12 +176,12 @@ def _attach_clsact(name: str, index: int, prog_fd: int) -> subprocess.Popen[byte
 def holder(interface: Interface) -> str:
     """Who holds the XDP hook of an interface, for an error message; empty if that cannot be told."""
     try:
-        held = [link for link in kernel.links() if link.ifindex == interface.index]
+        program = _xdp_program(interface.index)
+        # By program, not by interface: an index is that of another interface in another namespace.
+        held = [link for link in kernel.links() if link.prog_id == program]
     except OSError:
         return ""
     for link in held:
-        if link.type != kernel.LINK_TYPE_XDP:
-            continue
         for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
             try:
                 fields = info.read_text().split()
@@ -189,9 +189,20 @@ def holder(interface: Interface) -> str:
                 continue
             if "link_id:" in fields and fields[fields.index("link_id:") + 1] == str(link.id):
                 pid = info.parts[2]
-                command = (
-                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                )
-                return f", held by process {pid} ({command.strip()[:80]})"
-        return f" (program {link.prog_id})"
-    return ""
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+                return f", held by process {pid} ({words.decode(errors='replace').strip()[:80]})"
+    return f" (program {program})" if program else ""
+
+
+def _xdp_program(index: int) -> int:
+    """Id of the XDP program on an interface of this namespace; 0 if there is none."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as netlink:
+            (link,) = netlink.get_links(index)
+    except NetlinkError:  # the interface went away meanwhile
+        return 0
+    xdp = link.get_attr("IFLA_XDP")
+    return int(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp is not None else 0
