@@ -23,21 +23,25 @@ pytestmark = pytest.mark.live
 CAPTURE = ("--direction", "both", "--filter", "tcp")
 
 
-held_by_others: set[int] = set()
-"""Programs that were in the kernel before the test: other tests keep some for the whole session."""
+watched: set[int] = set()
+"""Programs that the test has seen on its interface; others may be in the kernel for other reasons."""
+
+
+def watch(wire: Pair) -> None:
+    """Remembers what is attached to the interface now, as `bpftool` lists it."""
+    listed = wire.right.run(["bpftool", "--json", "net", "show"])
+    watched.update(int(found) for found in re.findall(r'"(?:id|prog_id)":(\d+)', listed))
+    assert watched
 
 
 def programs() -> set[int]:
-    """Ids of flowml's programs that have come since the test began, as `bpftool` lists them."""
-    listed = json.loads(run(["bpftool", "--json", "prog", "show"]))
-    ours = {program["id"] for program in listed if program.get("name", "").startswith("flowml")}
-    return ours - held_by_others
+    """Which of them are still in the kernel, as `bpftool` lists it."""
+    return watched & {program["id"] for program in json.loads(run(["bpftool", "--json", "prog", "show"]))}
 
 
 @pytest.fixture(autouse=True)
-def _only_what_the_test_loads() -> None:
-    held_by_others.clear()
-    held_by_others.update(programs())
+def _nothing_watched() -> None:
+    watched.clear()
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def nothing_attached(wire: Pair) -> bool:
         or "flowml" in net
         or "flowml" in filters
         or programs()
-        or kernel.links()
+        or any(link.prog_id in watched for link in kernel.links())
     )
 
 
@@ -82,6 +86,8 @@ def test_however_it_ends_nothing_stays_attached(wire: Pair, how: signal.Signals,
     """`ip link`, `tc` and `bpftool` show it while it runs, and nothing of it afterwards."""
     with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--egress", egress) as running:
         assert attached(wire)
+        watch(wire)
+        assert programs() == watched
         assert not nothing_attached(wire)
 
         code = running.stop(how)
@@ -183,6 +189,7 @@ def test_an_interface_that_is_lost_ends_it_with_everything_written(
         send(wire, [*connection(0), frames.tcp("S", sport=9)], tmp_path)
         wait_for(lambda: len(running.lines()) == 1, "the first connection")
 
+        watch(wire)
         wire.right.run(loss)
         code = running.process.wait(20)
 
