@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.drain import FlowTable, still_held
-from collector.errors import InterfaceError, KernelError
+from collector.errors import InterfaceError, KernelError, OutputError
 from collector.features import matrix
 from collector.hooks import Attachment
 from collector.records import Rows, SweepMode
@@ -139,11 +139,12 @@ def run(
                 if now >= end:
                     break
                 if now >= next_sweep:
-                    next_sweep = now + resolution_s
                     for source in sources:
                         lost += loop.look_after(source, log)
-                    continue
-                events = poll.poll(min(next_sweep, end) - now)
+                    # From its end on, so that a sweep longer than the resolution leaves time for the rest.
+                    now = time.monotonic()
+                    next_sweep = now + resolution_s
+                events = poll.poll(max(0.0, min(next_sweep, end) - now))
                 if any(fd == stop.fileno() for fd, _ in events):
                     break
                 for source in sources:
@@ -201,5 +202,12 @@ class _Loop:
         """Closes every source; the hooks of all are off before the first is drained."""
         for source in self._sources:
             source.hooks.detach()
+        refused: OutputError | None = None
         for source in self._sources:
-            self.close(source)
+            try:
+                self.close(source)
+            except OutputError as error:  # once: from now on the sink keeps what comes
+                refused = error
+                self.close(source)
+        if refused is not None:
+            raise refused
