@@ -15,7 +15,7 @@ from tests.replay import Replay
 pytestmark = [pytest.mark.kernel, pytest.mark.traces]
 
 CAPTURES = captures()
-EVERY = 2
+EVERY = 1
 
 
 @pytest.mark.parametrize("capture", CAPTURES[::EVERY], ids=lambda path: f"{path.parent.name}-{path.stem}")
