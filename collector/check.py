@@ -64,8 +64,7 @@ def _btf() -> Finding:
 def _permissions() -> Finding:
     if os.geteuid() == 0:
         return Finding("ok", "permissions", f"root; would go on as {privileges.runner().name}")
-    effective = privileges.effective_capabilities()
-    missing = [name for name, bit in privileges.CAPABILITIES.items() if not effective >> bit & 1]
+    missing = privileges.missing_capabilities()
     if missing:
         return Finding("FAIL", "permissions", f"neither root nor {', '.join(missing)}: run it with sudo")
     return Finding("ok", "permissions", ", ".join(privileges.CAPABILITIES))

@@ -168,8 +168,7 @@ def _require_rights() -> None:
     """Before anything is opened or compiled: attaching will need them."""
     if os.geteuid() == 0:
         return
-    effective = privileges.effective_capabilities()
-    missing = [name for name, bit in privileges.CAPABILITIES.items() if not effective >> bit & 1]
+    missing = privileges.missing_capabilities()
     if missing:
         raise PrivilegeError(f"attaching needs root, or {' '.join(missing)}: run it with sudo")
 

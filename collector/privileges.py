@@ -25,6 +25,7 @@ __all__ = [
     "caller",
     "drop",
     "effective_capabilities",
+    "missing_capabilities",
     "no_new_privileges",
     "runner",
 ]
@@ -110,6 +111,12 @@ def effective_capabilities() -> int:
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
     return 0
+
+
+def missing_capabilities() -> list[str]:
+    """Names of those in `CAPABILITIES` that this process does not have."""
+    effective = effective_capabilities()
+    return [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
 
 
 @contextlib.contextmanager
