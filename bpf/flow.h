@@ -111,8 +111,8 @@ struct flow {
 	__u8 source_mac[6];	 /* Ethernet source of the first SYN */
 	__u8 originator_is_high; /* 1: the originator is the key's high end */
 	__u8 parked;		 /* 1: ended, but the ring had no room; the sweep delivers it */
-	__u32 published;	 /* 1: the key leads here, so the sweep may end the flow */
-	__u32 reserved[4];
+	__u8 no_mac;		 /* 1: a capture of a link without MACs; source_mac is 0 then */
+	__u8 reserved[19];
 };
 
 /* What the key leads to. Eight bytes, so that it is read in one piece. */

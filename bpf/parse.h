@@ -49,6 +49,7 @@ struct packet {
 	__u8 flags;
 	__u8 ttl;
 	__u8 sender_is_high; /* 1: sent by the key's high end */
+	__u8 no_mac;	     /* 1: the link has none; never so on Ethernet */
 };
 
 /* BPF reads unaligned words as they lie; C on the CPU may not. */
@@ -93,17 +94,22 @@ static __always_inline __u32 host32(__u32 network)
 #endif
 }
 
-static __always_inline enum counter parse_ethernet(struct cursor *cur, struct packet *pkt)
+/* The link header: where the frame comes from, and what it carries. */
+static __always_inline enum counter parse_ethernet(struct cursor *cur, struct packet *pkt, __u16 *ethertype)
 {
 	const __u8 *eth = cur->pos;
-	__u16 ethertype;
 
 	if (eth + ETHERNET_LEN > cur->end)
 		return COUNT_truncated;
 	__builtin_memcpy(pkt->source_mac, eth + 6, sizeof(pkt->source_mac));
-	ethertype = host16(load16(eth + 12));
+	*ethertype = host16(load16(eth + 12));
 	cur->pos = eth + ETHERNET_LEN;
+	return COUNT_tracked;
+}
 
+/* VLAN tags, up to the IPv4 header. */
+static __always_inline enum counter parse_tags(struct cursor *cur, __u16 ethertype)
+{
 #pragma unroll
 	for (int tags = 0; tags < VLAN_TAGS_MAX; tags++) {
 		const __u8 *tag = cur->pos;
@@ -179,18 +185,29 @@ static __always_inline enum counter parse_ipv4_tcp(struct cursor *cur, struct pa
 	return COUNT_tracked;
 }
 
-/* `frame_len` and `gso_size` are those of a GSO buffer, and 0 for a plain frame. */
-static __always_inline enum counter parse_packet(struct cursor *cur, struct packet *pkt, __u32 frame_len,
-						 __u32 gso_size)
+/* Everything behind the link header of a frame; `frame_len` and `gso_size` are a GSO buffer's, else 0. */
+static __always_inline enum counter parse_network(const __u8 *frame, struct cursor *cur, struct packet *pkt,
+						  __u16 ethertype, __u32 frame_len, __u32 gso_size)
 {
-	const __u8 *frame = cur->pos;
-	enum counter fate = parse_ethernet(cur, pkt);
+	enum counter fate = parse_tags(cur, ethertype);
 
 	if (fate != COUNT_tracked)
 		return fate;
 	fate = parse_ipv4_tcp(cur, pkt, gso_size ? frame_len - (__u32)(cur->pos - frame) : 0);
 	pkt->payload_at = cur->pos - frame;
 	return fate;
+}
+
+static __always_inline enum counter parse_packet(struct cursor *cur, struct packet *pkt, __u32 frame_len,
+						 __u32 gso_size)
+{
+	const __u8 *frame = cur->pos;
+	__u16 ethertype = 0;
+	enum counter fate = parse_ethernet(cur, pkt, &ethertype);
+
+	if (fate != COUNT_tracked)
+		return fate;
+	return parse_network(frame, cur, pkt, ethertype, frame_len, gso_size);
 }
 
 /*

@@ -155,7 +155,7 @@ static __always_inline void flow_open(struct flow *flow, __u32 slot, const struc
 	__builtin_memcpy(flow->source_mac, pkt->source_mac, sizeof(flow->source_mac));
 	flow->originator_is_high = pkt->sender_is_high;
 	flow->parked = 0;
-	flow->published = 0;
+	flow->no_mac = pkt->no_mac;
 	gate_open(&from->gate, pkt->segments);
 	gate_open(&to->gate, 0);
 }

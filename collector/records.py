@@ -57,8 +57,8 @@ FLOW = np.dtype(
         ("source_mac", "u1", (6,)),
         ("originator_is_high", "u1"),
         ("parked", "u1"),
-        ("published", "<u4"),
-        ("reserved", "<u4", (4,)),
+        ("no_mac", "u1"),
+        ("reserved", "u1", (19,)),
     ]
 )
 

@@ -86,9 +86,9 @@ def test_a_layout_that_differs_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "bpf"
     shutil.copytree(bpf_folder(), source)
     header = (source / "flow.h").read_text()
-    (source / "flow.h").write_text(header.replace("__u32 reserved[4];", "__u32 more;\n\t__u32 reserved[3];"))
+    (source / "flow.h").write_text(header.replace("__u8 reserved[19];", "__u8 more;\n\t__u8 reserved[18];"))
 
-    wrong = r"struct flow: field more is at \[176, 4\] in the compiled"
+    wrong = r"struct flow: field more is at \[173, 1\] in the compiled"
     with pytest.raises(KernelError, match=wrong) as error, Compiler(source) as compiler:
         compiler.load(SETTINGS, max_connections=16)
     assert error.value.exit_code == 7

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * One segment into the table of flows: found or opened, counted, ended, delivered. The same for every host
+ * of the core: the BPF program keeps the table in maps, the replay of captures in plain memory.
+ *
+ * A host defines `struct host`, which stands for it while it looks at one packet or one slot, and:
+ */
+#ifndef FLOWML_TABLE_H
+#define FLOWML_TABLE_H
+
+#include "flow.h"
+#include "parse.h"
+#include "track.h"
+
+struct host;
+
+/* Where a key leads; 0 if nowhere. The answer may be stale already: entering the flow's gate tells. */
+static __always_inline int host_find(struct host *host, const struct flow_key *key, struct flow_ref *ref);
+/* Makes a new key lead somewhere: 0, -HOST_EXISTS, or another negative number if there is no room. */
+static __always_inline int host_insert(struct host *host, const struct flow_key *key,
+				       const struct flow_ref *ref);
+static __always_inline void host_delete(struct host *host, const struct flow_key *key);
+/* A free slot for the caller alone: its flow, or null. */
+static __always_inline struct flow *host_take(struct host *host, __u32 *slot);
+static __always_inline void host_give_back(struct host *host, __u32 slot);
+static __always_inline struct flow *host_flow(struct host *host, __u32 slot);
+/* Hands a finished flow over, by copying: 0, or another number if there is no room now. */
+static __always_inline int host_deliver(struct host *host, const struct flow *flow);
+static __always_inline void host_count(struct host *host, enum counter event);
+/* The first payload bytes of the packet that the host is looking at. */
+static __always_inline struct head host_head(struct host *host, const struct packet *pkt);
+
+#define HOST_EXISTS 17
+
+#define ATTEMPTS 4 /* look-ups of one packet: its flow may end between look-up and entering */
+
+static __always_inline void table_free(struct host *host, struct flow *flow, __u32 slot)
+{
+	gate_free(&flow->side[ORIGINATOR].gate);
+	gate_free(&flow->side[RESPONDER].gate);
+	host_give_back(host, slot);
+}
+
+/* The flow is at rest and the caller's alone: out with it, or, if there is no room for it, park it. */
+static __always_inline void table_deliver(struct host *host, struct flow *flow, __u32 slot)
+{
+	if (!passes_filter(flow)) {
+		host_count(host, COUNT_filtered);
+	} else if (host_deliver(host, flow) == 0) {
+		host_count(host, COUNT_delivered);
+	} else {
+		if (!flow->parked)
+			host_count(host, COUNT_parked);
+		flow->parked = 1;
+		return;
+	}
+	flow->parked = 0;
+	table_free(host, flow, slot);
+}
+
+/* Leaves the side, and goes on with the flow's end if there is one and this visitor is the one to do it. */
+static __always_inline void table_leave(struct host *host, struct flow *flow, __u32 slot, enum side side,
+					__u32 segments, int claimed)
+{
+	__u64 left;
+
+	if (claimed)
+		host_delete(host, &flow->key);
+	left = gate_leave(&flow->side[side].gate, segments);
+	if ((claimed || gate_phase(left) == PHASE_CLOSING) && flow_at_rest(flow, side, left, claimed))
+		table_deliver(host, flow, slot);
+}
+
+static __always_inline enum counter table_open(struct host *host, const struct packet *pkt, __u64 now,
+					       int *again)
+{
+	struct flow_key key = pkt->key;
+	struct flow_ref ref = {};
+	struct flow *flow;
+	__u32 slot = 0;
+	int error;
+
+	flow = host_take(host, &slot);
+	if (!flow)
+		return COUNT_table_full;
+	flow_open(flow, slot, pkt, now);
+	if (wants_hello(flow, ORIGINATOR, pkt)) /* a SYN may carry data (RFC 7413) */
+		mark_hello(flow, pkt, host_head(host, pkt));
+	ref.slot = slot;
+	ref.epoch = gate_epoch(flow->side[ORIGINATOR].gate);
+	ref.originator_is_high = pkt->sender_is_high;
+	error = host_insert(host, &key, &ref);
+	if (error) { /* another CPU opened the same connection first, or there is no room for the key */
+		table_free(host, flow, slot);
+		*again = error == -HOST_EXISTS;
+		return COUNT_table_full;
+	}
+	host_count(host, COUNT_opened);
+	return COUNT_tracked;
+}
+
+/* Counts one segment into its connection, and says what became of the packet. */
+static __always_inline enum counter table_account(struct host *host, const struct packet *pkt, __u64 now)
+{
+	struct flow_key key = pkt->key;
+
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+		struct flow_ref ref = {};
+		struct flow *flow;
+		enum side side;
+		int claimed = 0;
+
+		if (!host_find(host, &key, &ref)) {
+			int again = 0;
+			enum counter fate;
+
+			if (!starts_connection(pkt))
+				return COUNT_untracked;
+			fate = table_open(host, pkt, now, &again);
+			if (!again)
+				return fate;
+			continue;
+		}
+		flow = host_flow(host, ref.slot);
+		if (!flow)
+			break;
+		if (!key_equal(&flow->key, &key))
+			continue;
+		side = pkt->sender_is_high == ref.originator_is_high ? ORIGINATOR : RESPONDER;
+		if (!gate_enter(&flow->side[side].gate, ref.epoch)) {
+			table_leave(host, flow, ref.slot, side, 0, 0);
+			continue;
+		}
+		if (may_have_timed_out(&flow->side[side], now)) {
+			enum reason reason = flow_timed_out(flow, now);
+
+			if (reason) {
+				table_leave(host, flow, ref.slot, side, 0, claim_end(flow, reason));
+				continue;
+			}
+		}
+		flow_add(flow, side, pkt, now);
+		if (wants_hello(flow, side, pkt))
+			mark_hello(flow, pkt, host_head(host, pkt));
+		if (pkt->flags & (TCP_FIN | TCP_RST))
+			claimed = segment_ends(flow, side, pkt);
+		table_leave(host, flow, ref.slot, side, pkt->segments, claimed);
+		return COUNT_tracked;
+	}
+	return COUNT_contended;
+}
+
+/* Whether the flow's key leads to it. Not yet so while it is being opened: ended then, its key would come
+ * after its end, and lead to nothing for good. */
+static __always_inline int table_leads_to(struct host *host, const struct flow *flow, __u32 slot, __u16 epoch)
+{
+	struct flow_key key = flow->key;
+	struct flow_ref ref = {};
+
+	return host_find(host, &key, &ref) && ref.slot == slot && ref.epoch == epoch;
+}
+
+/* One slot of the sweep: ends the flow if it timed out, or in any case at shutdown; delivers it if parked. */
+static __always_inline void table_visit(struct host *host, struct flow *flow, __u32 slot,
+					enum sweep_mode mode, __u64 now)
+{
+	__u16 epoch;
+	enum reason reason;
+
+	if (flow->parked) { /* sealed, and nobody's but the sweep's */
+		table_deliver(host, flow, slot);
+		return;
+	}
+	epoch = gate_epoch(flow->side[ORIGINATOR].gate);
+	if (epoch % PHASES != PHASE_OPEN)
+		return;
+	if (!gate_enter(&flow->side[ORIGINATOR].gate, epoch)) {
+		table_leave(host, flow, slot, ORIGINATOR, 0, 0);
+		return;
+	}
+	reason = flow_timed_out(flow, now);
+	if (!reason && mode == SWEEP_SHUTDOWN)
+		reason = REASON_SHUTDOWN;
+	if (reason && !table_leads_to(host, flow, slot, epoch))
+		reason = REASON_NONE;
+	table_leave(host, flow, slot, ORIGINATOR, 0, reason && claim_end(flow, reason));
+}
+
+#endif
