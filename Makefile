@@ -17,7 +17,7 @@ help: ## this list
 setup: $(VENV)/.ready ## packages and the virtual environment, with `flowml` in .venv/bin
 
 # The system's packages are visible in it: bcc comes from python3-bpfcc.
-$(VENV)/.ready: pyproject.toml packaging/packages.sh
+$(VENV)/.ready: pyproject.toml setup.py packaging/packages.sh collector/build_replay.py $(C_SOURCES)
 	$(Q)packaging/packages.sh run
 	$(Q)test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
 	$(Q)$(PIP) install --quiet --editable .

@@ -110,7 +110,6 @@ static __always_inline enum counter parse_ethernet(struct cursor *cur, struct pa
 /* VLAN tags, up to the IPv4 header. */
 static __always_inline enum counter parse_tags(struct cursor *cur, __u16 ethertype)
 {
-#pragma unroll
 	for (int tags = 0; tags < VLAN_TAGS_MAX; tags++) {
 		const __u8 *tag = cur->pos;
 

@@ -176,16 +176,16 @@ def check_layout(compiled: dict[str, dict[str, list[int]]]) -> None:
     Parameters
     ----------
     compiled
-        For "flow", "counters" and "sweep": dotted field name to [offset, size].
+        For "flow", "counters" and "sweep", as far as they were compiled: dotted field name to [offset, size].
 
     Raises
     ------
     AbiError
         When a field is missing, surplus, or lies elsewhere.
     """
-    for what, dtype in (("flow", FLOW), ("counters", COUNTERS), ("sweep", SWEEP)):
-        ours = {name: list(place) for name, place in layout(dtype).items()}
-        theirs = compiled[what]
+    mirrored = {"flow": FLOW, "counters": COUNTERS, "sweep": SWEEP}
+    for what, theirs in compiled.items():
+        ours = {name: list(place) for name, place in layout(mirrored[what]).items()}
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
                 raise AbiError(

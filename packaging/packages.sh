@@ -6,6 +6,7 @@ set -eu
 have_bcc() { /usr/bin/python3 -c 'import bcc' 2>/dev/null; }
 have_venv() { /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null; }
 have_headers() { [ -e /usr/include/linux/types.h ]; }
+have_python_headers() { [ -e "$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 missing=
@@ -21,6 +22,12 @@ for use in "$@"; do
 		need python3-bpfcc have_bcc
 		need python3-venv have_venv
 		need linux-libc-dev have_headers
+		need gcc have gcc
+		need libc6-dev test -e /usr/include/stdio.h
+		need python3-dev have_python_headers
+		need libpcap-dev test -e /usr/include/pcap/pcap.h
+		need zlib1g-dev test -e /usr/include/zlib.h
+		need libzstd-dev test -e /usr/include/zstd.h
 		;;
 	demo)
 		need iproute2 have ip

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+#define _GNU_SOURCE
+#include "capture.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio_ext.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define GZIP_ONLY (15 + 16) /* zlib's largest window, and the gzip header */
+
+static const __u8 GZIP_MAGIC[] = {0x1f, 0x8b};
+static const __u8 ZSTD_MAGIC[] = {0x28, 0xb5, 0x2f, 0xfd};
+
+/* ---- The stream ---- */
+
+/* read(2), but a stop ends the wait for a pipe. 0: the end; -1 with errno. */
+static ssize_t stream_read(struct stream *stream, void *to, size_t size)
+{
+	struct pollfd ready[] = {
+		{.fd = stream->fd, .events = POLLIN},
+		{.fd = stream->stop_fd, .events = POLLIN},
+	};
+	ssize_t got;
+
+	do {
+		if (!stream->regular) {
+			while (poll(ready, 2, -1) < 0)
+				if (errno != EINTR)
+					return -1;
+			if (ready[1].revents) {
+				stream->stopped = 1;
+				errno = ECANCELED;
+				return -1;
+			}
+		}
+		got = read(stream->fd, to, size);
+	} while (got < 0 && (errno == EINTR || errno == EAGAIN));
+	if (got > 0)
+		stream->taken += got;
+	return got;
+}
+
+/* Reads on until there is anything undecoded: 1; 0: the end; -1 with errno. */
+static int stream_fill(struct stream *stream)
+{
+	ssize_t got;
+
+	if (stream->at < stream->end)
+		return 1;
+	got = stream_read(stream, stream->raw, BYTES_AT_ONCE);
+	if (got <= 0)
+		return got;
+	stream->at = 0;
+	stream->end = got;
+	return 1;
+}
+
+static ssize_t stream_fail(struct stream *stream, const char *trouble)
+{
+	stream->trouble = trouble;
+	errno = EIO;
+	return -1;
+}
+
+/* What was read to look at the magic number comes first, then straight into the reader's buffer. */
+static ssize_t read_plain(struct stream *stream, char *to, size_t size)
+{
+	size_t waiting = stream->end - stream->at;
+
+	if (!waiting)
+		return stream_read(stream, to, size);
+	if (waiting > size)
+		waiting = size;
+	memcpy(to, stream->raw + stream->at, waiting);
+	stream->at += waiting;
+	return waiting;
+}
+
+/* A file may be several members, one after the other. */
+static ssize_t read_gzip(struct stream *stream, char *to, size_t size)
+{
+	z_stream *gzip = &stream->gzip;
+
+	gzip->next_out = (Bytef *)to;
+	gzip->avail_out = size;
+	while (gzip->avail_out == size) {
+		int filled = stream_fill(stream), said;
+
+		if (filled < 0)
+			return -1;
+		if (!filled)
+			return stream->inside ? stream_fail(stream, "the gzip file is cut short") : 0;
+		if (!stream->inside && stream->raw[stream->at] != GZIP_MAGIC[0]) {
+			stream->at = stream->end; /* padding, as on tapes: gzip ignores it too */
+			continue;
+		}
+		if (!stream->inside && inflateReset(gzip) != Z_OK)
+			return stream_fail(stream, "zlib refuses to start");
+		gzip->next_in = stream->raw + stream->at;
+		gzip->avail_in = stream->end - stream->at;
+		said = inflate(gzip, Z_NO_FLUSH);
+		stream->at = stream->end - gzip->avail_in;
+		if (said != Z_OK && said != Z_STREAM_END && said != Z_BUF_ERROR)
+			return stream_fail(stream, "the gzip file is damaged");
+		stream->inside = said != Z_STREAM_END;
+	}
+	return size - gzip->avail_out;
+}
+
+static ssize_t read_zstd(struct stream *stream, char *to, size_t size)
+{
+	ZSTD_outBuffer out = {.dst = to, .size = size};
+
+	while (!out.pos) {
+		ZSTD_inBuffer in;
+		size_t said;
+		/* The decoder may hold back output of input that it has taken already. */
+		int filled = stream_fill(stream);
+
+		if (filled < 0)
+			return -1;
+		in = (ZSTD_inBuffer){.src = stream->raw, .size = stream->end, .pos = stream->at};
+		if (!filled && !stream->inside)
+			return 0;
+		said = ZSTD_decompressStream(stream->zstd, &out, &in);
+		if (ZSTD_isError(said))
+			return stream_fail(stream, "the zstd file is damaged");
+		stream->at = in.pos;
+		stream->inside = said != 0;
+		if (!filled && !out.pos)
+			return stream->inside ? stream_fail(stream, "the zstd file is cut short") : 0;
+	}
+	return out.pos;
+}
+
+static ssize_t stream_decode(void *cookie, char *to, size_t size)
+{
+	struct stream *stream = cookie;
+
+	switch (stream->coding) {
+	case CODING_GZIP:
+		return read_gzip(stream, to, size);
+	case CODING_ZSTD:
+		return read_zstd(stream, to, size);
+	default:
+		return read_plain(stream, to, size);
+	}
+}
+
+/* Reads the first bytes and tells from them how the rest is coded: 0, or -1 with errno. */
+static int stream_open(struct stream *stream, int fd, int stop_fd)
+{
+	struct stat about;
+
+	*stream = (struct stream){.fd = fd, .stop_fd = stop_fd};
+	if (fstat(fd, &about))
+		return -1;
+	stream->regular = S_ISREG(about.st_mode);
+	stream->raw = malloc(BYTES_AT_ONCE);
+	if (!stream->raw)
+		return -1;
+	while (stream->end < sizeof(ZSTD_MAGIC)) {
+		ssize_t got = stream_read(stream, stream->raw + stream->end, BYTES_AT_ONCE - stream->end);
+
+		if (got < 0)
+			return -1;
+		if (!got)
+			break;
+		stream->end += got;
+	}
+	if (!stream->end) {
+		stream_fail(stream, "it is empty");
+		return -1;
+	}
+	if (stream->end >= sizeof(GZIP_MAGIC) && !memcmp(stream->raw, GZIP_MAGIC, sizeof(GZIP_MAGIC))) {
+		stream->coding = CODING_GZIP;
+		if (inflateInit2(&stream->gzip, GZIP_ONLY) != Z_OK)
+			return -1;
+	}
+	if (stream->end >= sizeof(ZSTD_MAGIC) && !memcmp(stream->raw, ZSTD_MAGIC, sizeof(ZSTD_MAGIC))) {
+		stream->coding = CODING_ZSTD;
+		stream->zstd = ZSTD_createDStream();
+		if (!stream->zstd)
+			return -1;
+	}
+	return 0;
+}
+
+static void stream_close(struct stream *stream)
+{
+	if (stream->coding == CODING_GZIP)
+		inflateEnd(&stream->gzip);
+	ZSTD_freeDStream(stream->zstd);
+	free(stream->raw);
+}
+
+/* ---- The capture ---- */
+
+/* libpcap sees only that reading failed: the stream knows more. */
+static int capture_fail(struct capture *capture, const char *said, char why[WHY_LEN])
+{
+	if (capture->stream.stopped)
+		said = "";
+	else if (capture->stream.trouble)
+		said = capture->stream.trouble;
+	snprintf(why, WHY_LEN, "%s", said);
+	return -1;
+}
+
+int capture_open(struct capture *capture, int fd, int stop_fd, char why[WHY_LEN])
+{
+	char said[PCAP_ERRBUF_SIZE] = "";
+	FILE *file;
+
+	capture->pcap = NULL;
+	if (stream_open(&capture->stream, fd, stop_fd))
+		return capture_fail(capture, strerror(errno), why);
+	file = fopencookie(&capture->stream, "r", (cookie_io_functions_t){.read = stream_decode});
+	if (!file)
+		return capture_fail(capture, strerror(errno), why);
+	setvbuf(file, NULL, _IOFBF, BYTES_AT_ONCE);
+	__fsetlocking(file, FSETLOCKING_BYCALLER); /* nobody else reads it */
+	capture->pcap = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, said);
+	if (!capture->pcap) {
+		fclose(file);
+		return capture_fail(capture, said, why);
+	}
+	capture->link = pcap_datalink(capture->pcap);
+	return 0;
+}
+
+int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u8 **frame, char why[WHY_LEN])
+{
+	int got = pcap_next_ex(capture->pcap, header, frame);
+
+	if (got == 1)
+		return 1;
+	if (got == PCAP_ERROR_BREAK)
+		return 0;
+	return capture_fail(capture, pcap_geterr(capture->pcap), why);
+}
+
+void capture_close(struct capture *capture)
+{
+	if (capture->pcap)
+		pcap_close(capture->pcap); /* and with it the file */
+	stream_close(&capture->stream);
+}
