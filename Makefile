@@ -8,7 +8,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
-C_SOURCES := $(wildcard bpf/*.h bpf/*.c)
+C_SOURCES := $(wildcard bpf/*.h bpf/*.c collector/lines.h collector/lines.c)
 Q := $(if $(V),,@)
 
 help: ## this list
@@ -17,7 +17,7 @@ help: ## this list
 setup: $(VENV)/.ready ## packages and the virtual environment, with `flowml` in .venv/bin
 
 # The system's packages are visible in it: bcc comes from python3-bpfcc.
-$(VENV)/.ready: pyproject.toml setup.py packaging/packages.sh collector/build_replay.py $(C_SOURCES)
+$(VENV)/.ready: pyproject.toml setup.py packaging/packages.sh collector/build_core.py $(C_SOURCES)
 	$(Q)packaging/packages.sh run
 	$(Q)test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
 	$(Q)$(PIP) install --quiet --editable .

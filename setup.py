@@ -1,5 +1,5 @@
-"""What pyproject.toml cannot say: the C core on the CPU is built with the package."""
+"""What pyproject.toml cannot say: some of it is C, built with the package."""
 
 from setuptools import setup
 
-setup(cffi_modules=["collector/build_replay.py:builder"])
+setup(cffi_modules=["collector/build_core.py:replay", "collector/build_core.py:lines"])

@@ -2,7 +2,7 @@
 /*
  * The core on the CPU: a capture in, finished flows out. No root, one thread.
  *
- * Everything below the first line of dashes is read by collector/build_replay.py too: plain declarations.
+ * Everything below the first line of dashes is read by collector/build_core.py too: plain declarations.
  */
 #ifndef FLOWML_REPLAY_H
 #define FLOWML_REPLAY_H

@@ -17,8 +17,9 @@ from collector.drain import FlowTable, still_held
 from collector.errors import InterfaceError, KernelError, OutputError
 from collector.features import matrix
 from collector.hooks import Attachment
+from collector.lines import Origin, Predictions, label_lines, record_lines
 from collector.records import Rows, SweepMode
-from collector.sink import Predictions, Sink, label_lines, record_lines
+from collector.sink import Sink
 
 __all__ = ["Classifier", "Formatter", "Source", "run", "stop_signals"]
 
@@ -46,7 +47,7 @@ class Formatter:
         self._as_record = as_record
         self._with_features = with_features
 
-    def lines(self, rows: Rows, iface: str, wall_clock_ns: int) -> list[bytes]:
+    def lines(self, rows: Rows, origin: Origin) -> bytes:
         """One line a flow, in the order of the rows."""
         X = matrix(rows)
         predictions = None
@@ -56,8 +57,7 @@ class Formatter:
                 return label_lines(predictions)
         return record_lines(
             rows,
-            iface=iface,
-            wall_clock_ns=wall_clock_ns,
+            origin,
             matrix=X if self._with_features else None,
             predictions=predictions,
         )
@@ -169,7 +169,7 @@ class _Loop:
         if len(rows):
             # The rows' clock stands still in suspend and is not set; the offset is taken anew each time.
             offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-            self._sink.write(self._formatter.lines(rows, source.name, offset))
+            self._sink.write(self._formatter.lines(rows, Origin(offset, iface=source.name)))
 
     def look_after(self, source: Source, log: Log) -> list[str]:
         """Sweeps for timeouts; closes a source whose interface is lost, and says so."""

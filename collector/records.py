@@ -7,6 +7,7 @@ differ; nothing else in Python knows an offset.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "bytes_sum",
     "check_layout",
     "is_tls",
+    "joined",
     "packets",
     "ttl_sum",
 ]
@@ -105,6 +107,13 @@ class SweepMode(enum.IntEnum):
     FILL = 0
     TIMEOUT = 1
     SHUTDOWN = 2
+
+
+def joined(parts: Iterable[Rows]) -> Rows:
+    """The rows of all parts, as they lie. (`np.concatenate` would turn the key into this machine's order.)"""
+    whole = np.dtype((np.void, FLOW.itemsize))
+    raw = [np.ascontiguousarray(part).view(whole) for part in parts]
+    return np.concatenate([np.empty(0, whole), *raw]).view(FLOW)
 
 
 def packets(rows: Rows, side: int) -> npt.NDArray[np.uint64]:

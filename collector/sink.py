@@ -1,4 +1,4 @@
-"""Rows to lines of JSON, and lines to a file that may fill up.
+"""Lines to a file that may fill up.
 
 A line is complete in the file or not there at all, and a line that cannot be written is kept: the sink
 tells how many there are, and puts them aside where there is room.
@@ -13,103 +13,19 @@ import select
 import stat
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from socket import inet_ntoa, socket
-from typing import Any
+from socket import socket
 
-import numpy as np
-import numpy.typing as npt
-import orjson
-
-from collector import privileges, records
+from collector import privileges
 from collector.errors import OutputError
-from collector.features import NAMES
-from collector.records import Reason, Rows
 
-__all__ = ["Predictions", "Sink", "label_lines", "open_sink", "record_lines"]
+__all__ = ["Sink", "open_sink"]
 
 STANDARD_OUTPUT = "-"
 STOPPED_PATIENCE_S = 2
 
 _LOOK_AROUND_MS = 100
 _PIPE_BUF = 4096  # what poll(2) promises room for
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """What the classifier said of a batch: each of shape (n_flows,)."""
-
-    labels: Sequence[str]
-    """Label of each class."""
-    classes: npt.NDArray[np.intp]
-    """Index into `labels`."""
-    probabilities: npt.NDArray[np.float64]
-
-
-def label_lines(predictions: Predictions) -> list[bytes]:
-    """One JSON string a flow: the label."""
-    encoded = [orjson.dumps(label) + b"\n" for label in predictions.labels]
-    return [encoded[index] for index in predictions.classes]
-
-
-def record_lines(
-    rows: Rows,
-    *,
-    iface: str,
-    wall_clock_ns: int,
-    matrix: npt.NDArray[np.float64] | None = None,
-    predictions: Predictions | None = None,
-) -> list[bytes]:
-    """One JSON object a flow.
-
-    Parameters
-    ----------
-    wall_clock_ns
-        What to add to the clock of the rows to get nanoseconds since 1970, UTC.
-    matrix
-        The features to write, shape (n_flows, 17); none if None. NaN becomes null.
-    predictions
-        The labels to write; none if None.
-    """
-    start = rows["side"][:, records.ORIGINATOR]["first_ns"].astype(np.int64) + wall_clock_ns
-    stamps = np.datetime_as_string(start.astype("datetime64[ns]"), unit="ns")
-    source, source_port, destination, destination_port = records.endpoints(rows)
-    macs = rows["source_mac"].tobytes()
-    columns = zip(
-        stamps.tolist(),
-        source.tobytes().hex(" ", 4).split(),
-        source_port.tolist(),
-        destination.tobytes().hex(" ", 4).split(),
-        destination_port.tolist(),
-        macs.hex(" ", 6).split(),
-        records.is_tls(rows).tolist(),
-        rows["reason"].tolist(),
-        strict=True,
-    )
-    lines = []
-    reasons = {reason.value: reason.name.lower() for reason in Reason}
-    features = None if matrix is None else matrix.tolist()
-    for i, (stamp, saddr, sport, daddr, dport, mac, tls, reason) in enumerate(columns):
-        record: dict[str, Any] = {
-            "start": stamp + "Z",
-            "iface": iface,
-            "src_ip": inet_ntoa(bytes.fromhex(saddr)),
-            "src_port": sport,
-            "dst_ip": inet_ntoa(bytes.fromhex(daddr)),
-            "dst_port": dport,
-            "s_mac": ":".join([mac[0:2], mac[2:4], mac[4:6], mac[6:8], mac[8:10], mac[10:12]]),
-            "tls": tls,
-            "reason": reasons[reason],
-        }
-        if predictions is not None:
-            record["label"] = predictions.labels[predictions.classes[i]]
-            record["probability"] = float(predictions.probabilities[i])
-        if features is not None:
-            record.update(zip(NAMES, features[i], strict=True))
-        lines.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-    return lines
 
 
 class Sink:
@@ -121,12 +37,12 @@ class Sink:
         """Readable once the run is to end."""
         self.name = name
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._waiting: list[bytes] = []
+        self._waiting = bytearray()
         self._failed = False
         self.written = 0
         """Lines that are in the file, whole."""
 
-    def write(self, lines: Sequence[bytes]) -> None:
+    def write(self, lines: bytes) -> None:
         """Appends lines, each whole or not at all.
 
         Raises
@@ -135,7 +51,7 @@ class Sink:
             No room, or no reader: once. From then on lines are only kept, so that what is still to come
             can be taken to its end; `rescue` puts them where there is room.
         """
-        self._waiting.extend(lines)
+        self._waiting += lines
         if self._failed or not self._waiting:
             return
         try:
@@ -145,12 +61,14 @@ class Sink:
             raise OutputError(f"{self.name}: {error.strerror} after {self.written} lines") from error
 
     def _append(self) -> None:
-        data = memoryview(b"".join(self._waiting))
         sent = 0
         try:
-            while sent < len(data):
-                self._wait_for_room()
-                sent += os.write(self._fd, data[sent:] if self._regular else data[sent : sent + _PIPE_BUF])
+            with memoryview(self._waiting) as data:
+                while sent < len(data):
+                    self._wait_for_room()
+                    end = len(data) if self._regular else sent + _PIPE_BUF
+                    with data[sent:end] as part:
+                        sent += os.write(self._fd, part)
         finally:
             self._settle(sent)
 
@@ -168,14 +86,10 @@ class Sink:
 
     def _settle(self, sent: int) -> None:
         """After `sent` bytes: what was written whole is done with, half a line is taken back."""
-        whole = 0
-        for line in self._waiting:
-            if sent < len(line):
-                break
-            sent -= len(line)
-            whole += 1
-        self.written += whole
+        whole = self._waiting.rfind(b"\n", 0, sent) + 1
+        self.written += self._waiting.count(b"\n", 0, whole)
         del self._waiting[:whole]
+        sent -= whole
         if sent and self._regular:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - sent)
@@ -189,12 +103,12 @@ class Sink:
             self._append()
         if not self._waiting:
             return "there is room again, and all lines are in it"
-        count = len(self._waiting)
+        count = self._waiting.count(b"\n")
         try:
             fd, name = tempfile.mkstemp(prefix="flowml-rescued-", suffix=".jsonl")
             try:
                 with os.fdopen(fd, "wb") as file:
-                    file.writelines(self._waiting)
+                    file.write(self._waiting)
             except OSError:
                 Path(name).unlink()
                 raise
@@ -209,8 +123,10 @@ class Sink:
             os.close(self._fd)
 
 
-def open_sink(path: str) -> Sink:
+def open_sink(path: str, *, append: bool = True) -> Sink:
     """Opens a path to append to, with the caller's rights and in the caller's name; `-` is standard output.
+
+    What the file held before is gone unless `append`.
 
     Raises
     ------
@@ -223,7 +139,8 @@ def open_sink(path: str) -> Sink:
         return Sink(1, "standard output")
     try:
         with privileges.as_caller():
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (0 if append else os.O_TRUNC)
+            fd = os.open(path, flags, 0o644)
     except OSError as error:
         who = privileges.caller().name
         raise OutputError(

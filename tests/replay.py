@@ -15,7 +15,7 @@ import numpy as np
 from collector import kernel
 from collector.drain import FlowTable, still_held
 from collector.loader import Compiler, Loaded, compile_flags
-from collector.records import FLOW, Rows, SweepMode
+from collector.records import FLOW, Rows, SweepMode, joined
 
 CLOCK_IN_METADATA = "-DFLOWML_CLOCK_IN_METADATA"
 DRAIN_EVERY = 1000
@@ -85,7 +85,7 @@ class Replay:
             self.send(time_ns, frame)
             if i % DRAIN_EVERY == 0:
                 found.append(self.table.ring.read())
-        return np.concatenate([*found, self.finish()])
+        return joined([*found, self.finish()])
 
     def finish(self) -> Rows:
         """Ends what is still open, at the latest time seen."""
@@ -93,4 +93,4 @@ class Replay:
         while still_held(self.table.counters()):
             self.table.sweep(SweepMode.SHUTDOWN, self.latest_ns)
             found.append(self.table.ring.read())
-        return np.concatenate(found)
+        return joined(found)

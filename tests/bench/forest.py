@@ -11,10 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import orjson
-
 from collector.features import matrix
-from collector.sink import record_lines
+from collector.lines import Origin, record_lines
 from ml.train import train
 from tests.conftest import captures
 from tests.oracle import read_pcap
@@ -28,8 +26,7 @@ def training_lines() -> list[bytes]:
         for path in captures():
             replay.restart()
             rows = replay.run(read_pcap(path))
-            for line in record_lines(rows, iface="", wall_clock_ns=0, matrix=matrix(rows)):
-                lines.append(orjson.dumps(orjson.loads(line) | {"capture": str(path)}) + b"\n")
+            lines.append(record_lines(rows, Origin(0, capture=str(path)), matrix=matrix(rows)))
     return lines
 
 

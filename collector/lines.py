@@ -1,0 +1,128 @@
+"""Flows and what was predicted of them, to lines of JSON.
+
+orjson writes every number and every string of the user's, a column at a time; `lines.c` lays them between
+the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from collector._lines import ffi, lib
+from collector.features import NAMES
+from collector.records import FLOW, Reason, Rows
+
+__all__ = ["Origin", "Predictions", "label_lines", "record_lines"]
+
+_NUMBER_ROOM = 25  # the longest float64: -2.2250738585072014e-308
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the classifier said of a batch: each of shape (n_flows,)."""
+
+    labels: Sequence[str]
+    """Label of each class."""
+    classes: npt.NDArray[np.intp]
+    """Index into `labels`."""
+    probabilities: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where flows were seen: an interface, or a capture."""
+
+    clock_offset_ns: int
+    """What to add to the clock of the rows to get nanoseconds since 1970, UTC."""
+    iface: str | None = None
+    capture: str | None = None
+
+    def members(self) -> bytes:
+        """As members of a JSON object. A line from the wire has no member `capture`."""
+        members = {"iface": self.iface}
+        if self.capture is not None:
+            members["capture"] = self.capture
+        # A path may hold bytes that are no UTF-8: they come as surrogates, which JSON cannot hold.
+        text = {name: _printable(value) for name, value in members.items()}
+        return orjson.dumps(text)[1:-1]
+
+
+def _printable(value: str | None) -> str | None:
+    return None if value is None else value.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def label_lines(predictions: Predictions) -> bytes:
+    """One JSON string a flow: the label."""
+    encoded = [orjson.dumps(label) + b"\n" for label in predictions.labels]
+    return b"".join([encoded[index] for index in predictions.classes])
+
+
+class _Texts:
+    """C strings in an array, alive as long as this is."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self._each = [ffi.new("char[]", text) for text in texts]
+        self.pointer = ffi.new("char *[]", self._each)
+        self.longest = max(map(len, texts), default=0)
+        self.total = sum(map(len, texts))
+
+
+_REASONS = _Texts([b'"none"', *(orjson.dumps(reason.name.lower()) for reason in Reason)])
+_FEATURES = _Texts([b"," + orjson.dumps(name) + b":" for name in NAMES])
+
+
+def record_lines(
+    rows: Rows,
+    origin: Origin,
+    *,
+    matrix: npt.NDArray[np.float64] | None = None,
+    predictions: Predictions | None = None,
+) -> bytes:
+    """One JSON object a flow.
+
+    Parameters
+    ----------
+    matrix
+        The features to write, shape (n_flows, 17); none if None. NaN becomes null.
+    predictions
+        The labels to write; none if None.
+    """
+    if not len(rows):
+        return b""
+    flows = np.ascontiguousarray(rows, FLOW)
+    members = origin.members()
+    room = lib.lines_fixed_room() + len(members)
+    origin_text = ffi.new("char[]", members)
+    parts = ffi.new(
+        "struct line_parts *",
+        {"origin": origin_text, "clock_offset_ns": origin.clock_offset_ns, "reasons": _REASONS.pointer},
+    )
+    if matrix is not None:
+        features = ffi.new("char[]", _numbers(matrix))
+        parts.names, parts.n_names, parts.features = _FEATURES.pointer, len(NAMES), features
+        room += _FEATURES.total + len(NAMES) * _NUMBER_ROOM
+    if predictions is not None:
+        labels = _Texts([orjson.dumps(label) for label in predictions.labels])
+        classes = np.ascontiguousarray(predictions.classes, np.int64)
+        probabilities = ffi.new("char[]", _numbers(predictions.probabilities))
+        parts.labels, parts.probabilities = labels.pointer, probabilities
+        parts.classes = ffi.cast("int64_t *", ffi.from_buffer(classes))
+        room += labels.longest + _NUMBER_ROOM
+    out = np.empty(room * len(flows), np.uint8)
+    written = lib.lines_write(
+        ffi.cast("struct flow *", ffi.from_buffer(flows)),
+        len(flows),
+        parts,
+        ffi.cast("char *", ffi.from_buffer(out)),
+    )
+    return out[:written].tobytes()
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> bytes:
+    """A JSON array, the shortest decimals that give the same float64; NaN becomes null."""
+    return orjson.dumps(np.ascontiguousarray(values, np.float64), option=orjson.OPT_SERIALIZE_NUMPY)
