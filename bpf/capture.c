@@ -17,31 +17,34 @@ static const __u8 ZSTD_MAGIC[] = {0x28, 0xb5, 0x2f, 0xfd};
 
 /* ---- The stream ---- */
 
-/* read(2), but a stop ends the wait for a pipe. 0: the end; -1 with errno. */
+/* read(2), but a stop ends it, and the wait for a pipe. 0: the end; -1 with errno. */
 static ssize_t stream_read(struct stream *stream, void *to, size_t size)
 {
 	struct pollfd ready[] = {
-		{.fd = stream->fd, .events = POLLIN},
 		{.fd = stream->stop_fd, .events = POLLIN},
+		{.fd = stream->fd, .events = POLLIN},
 	};
 	ssize_t got;
 
 	do {
-		if (!stream->regular) {
-			while (poll(ready, 2, -1) < 0)
-				if (errno != EINTR)
-					return -1;
-			if (ready[1].revents) {
-				stream->stopped = 1;
-				errno = ECANCELED;
-				return -1;
-			}
+		int polled = stream->regular ? poll(ready, 1, 0) : poll(ready, 2, -1);
+
+		if (polled < 0 && errno != EINTR)
+			return -1;
+		if (polled > 0 && ready[0].revents) {
+			stream->stopped = 1;
+			errno = ECANCELED;
+			return -1;
 		}
+		if (polled < 0)
+			continue;
 		got = read(stream->fd, to, size);
-	} while (got < 0 && (errno == EINTR || errno == EAGAIN));
-	if (got > 0)
-		stream->taken += got;
-	return got;
+		if (got >= 0) {
+			stream->taken += got;
+			return got;
+		}
+	} while (errno == EINTR || errno == EAGAIN);
+	return -1;
 }
 
 /* Reads on until there is anything undecoded: 1; 0: the end; -1 with errno. */
@@ -152,7 +155,7 @@ static ssize_t stream_decode(void *cookie, char *to, size_t size)
 }
 
 /* Reads the first bytes and tells from them how the rest is coded: 0, or -1 with errno. */
-static int stream_open(struct stream *stream, int fd, int stop_fd)
+static int stream_open(struct stream *stream, int fd, int stop_fd, const __u8 *head, size_t head_len)
 {
 	struct stat about;
 
@@ -163,6 +166,8 @@ static int stream_open(struct stream *stream, int fd, int stop_fd)
 	stream->raw = malloc(BYTES_AT_ONCE);
 	if (!stream->raw)
 		return -1;
+	memcpy(stream->raw, head, head_len);
+	stream->taken = stream->end = head_len;
 	while (stream->end < sizeof(ZSTD_MAGIC)) {
 		ssize_t got = stream_read(stream, stream->raw + stream->end, BYTES_AT_ONCE - stream->end);
 
@@ -211,13 +216,14 @@ static int capture_fail(struct capture *capture, const char *said, char why[WHY_
 	return -1;
 }
 
-int capture_open(struct capture *capture, int fd, int stop_fd, char why[WHY_LEN])
+int capture_open(struct capture *capture, int fd, int stop_fd, const __u8 *head, size_t head_len,
+		 char why[WHY_LEN])
 {
 	char said[PCAP_ERRBUF_SIZE] = "";
 	FILE *file;
 
 	capture->pcap = NULL;
-	if (stream_open(&capture->stream, fd, stop_fd))
+	if (stream_open(&capture->stream, fd, stop_fd, head, head_len))
 		return capture_fail(capture, strerror(errno), why);
 	file = fopencookie(&capture->stream, "r", (cookie_io_functions_t){.read = stream_decode});
 	if (!file)

@@ -40,8 +40,12 @@ struct capture {
 	int link; /* DLT_...; see links.h */
 };
 
-/* Opens a capture; the descriptor stays the caller's. 0, or -1 with the cause in `why`. */
-int capture_open(struct capture *capture, int fd, int stop_fd, char why[WHY_LEN]);
+/*
+ * Opens a capture; the descriptor stays the caller's, who has read `head_len` bytes of it already (up to
+ * BYTES_AT_ONCE). 0, or -1 with the cause in `why`.
+ */
+int capture_open(struct capture *capture, int fd, int stop_fd, const __u8 *head, size_t head_len,
+		 char why[WHY_LEN]);
 
 /* The next packet: 1; or 0 at the end; or -1 with the cause in `why`, or with an empty one if it was stopped.
  */

@@ -4,8 +4,6 @@
  * ones), in plain memory that is touched only as far as it is used.
  */
 #define _GNU_SOURCE
-#include <stddef.h>
-
 #include "replay.h"
 
 /* The timeouts and the filter of the core are settings of this run, not of the build. */
@@ -364,11 +362,11 @@ static int reserve_table(struct host *host)
 	return host->slots && host->buckets && host->given_back;
 }
 
-static int start_reading(struct host *host, int fd, int stop_fd)
+static int start_reading(struct host *host, int fd, int stop_fd, const char *head, size_t head_len)
 {
 	const char *name;
 
-	if (capture_open(&host->capture, fd, stop_fd, host->trouble))
+	if (capture_open(&host->capture, fd, stop_fd, (const __u8 *)head, head_len, host->trouble))
 		return -1;
 	if (link_is_known(host->capture.link))
 		return 0;
@@ -377,7 +375,8 @@ static int start_reading(struct host *host, int fd, int stop_fd)
 	return -1;
 }
 
-struct replay *replay_open(int fd, int stop_fd, const struct replay_settings *wanted)
+struct replay *replay_open(int fd, int stop_fd, const char *head, size_t head_len,
+			   const struct replay_settings *wanted)
 {
 	struct host *host = calloc(1, sizeof(*host));
 
@@ -388,7 +387,7 @@ struct replay *replay_open(int fd, int stop_fd, const struct replay_settings *wa
 		replay_close((struct replay *)host);
 		return NULL;
 	}
-	if (start_reading(host, fd, stop_fd))
+	if (start_reading(host, fd, stop_fd, head, head_len))
 		stop_reading(host);
 	return (struct replay *)host;
 }

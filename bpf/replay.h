@@ -7,6 +7,8 @@
 #ifndef FLOWML_REPLAY_H
 #define FLOWML_REPLAY_H
 
+#include <stddef.h>
+
 #include "flow.h"
 
 /* ------------------------------------------------------------------------------------------------ */
@@ -46,10 +48,12 @@ struct replay_status {
 struct replay; /* one capture on its way through a table of flows */
 
 /*
- * Starts to read a capture from a descriptor, which stays the caller's; a readable `stop_fd` (-1: none) ends
- * it. Null if there is no memory for the table. What is no capture is one that ends at once, in trouble.
+ * Starts to read a capture from a descriptor, which stays the caller's, who has read `head_len` bytes of it
+ * already (up to 256 KiB). A readable `stop_fd` (-1: none) ends it. Null if there is no memory for the table.
+ * What is no capture is one that ends at once, in trouble.
  */
-struct replay *replay_open(int fd, int stop_fd, const struct replay_settings *settings);
+struct replay *replay_open(int fd, int stop_fd, const char *head, size_t head_len,
+			   const struct replay_settings *settings);
 
 /*
  * Goes on for `packets` more packets at most, and while `flows` has room. Answers how many flows were

@@ -155,6 +155,37 @@ def collect(
 
 
 @app.command()
+def extract(
+    captures: Annotated[
+        list[str],
+        typer.Argument(
+            help="pcap and pcapng files, also gzip and zstd of these; -: standard input",
+            metavar="CAPTURE...",
+            show_default=False,
+        ),
+    ],
+    outfile: Annotated[
+        str, typer.Option("--outfile", help="file to write lines to; -: standard output", metavar="FILE")
+    ] = "features.jsonl",
+    config: Config = None,
+    filter: Filter = None,
+    max_connections: MaxConnections = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="captures to read at a time", metavar="N", min=1)] = 1,
+) -> None:
+    """Write the features of each connection of captures: the same as `collect` from the wire.
+
+    In the order of their starts, capture by capture. Needs no root. Beside the file, FILE.meta.json says with
+    which filter and timeouts it was made.
+    """
+    from collector import offline, online
+
+    settings = online.read_settings(
+        config, offline=True, outfile=outfile, filter=filter, max_connections=max_connections
+    )
+    raise typer.Exit(offline.extract(captures, settings, jobs=jobs))
+
+
+@app.command()
 def train(
     data: Annotated[
         Path, typer.Argument(help="training data, one JSON object a line", metavar="TRAIN.jsonl")

@@ -1,6 +1,7 @@
-"""Every option: one table from which defaults, checks, flags' help and configs/online.toml are made.
+"""Every option: one table from which defaults, checks, flags' help and configs/*.toml are made.
 
-python -m collector.config > configs/online.toml
+python -m collector.config online > configs/online.toml
+python -m collector.config offline > configs/offline.toml
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Option:
     least: int = 0
     most: int = 0
     power_of_two: bool = False
+    offline: Value | None = None
+    """The default of `flowml extract`; None: it does not matter there."""
 
     def check(self, value: object, where: str) -> Value:
         """The value, if it may be this option's.
@@ -77,6 +80,7 @@ OPTIONS: tuple[Option, ...] = (
         "slots in each flow table; a connection that finds none free is refused and counted (table_full)",
         least=1,
         most=16_777_216,
+        offline=100_000,
     ),
     Option(
         "conntrack",
@@ -95,6 +99,7 @@ OPTIONS: tuple[Option, ...] = (
         "silence of both sides that ends a connection",
         least=1,
         most=_DAY_MS,
+        offline=300_000,
     ),
     Option(
         "conntrack",
@@ -104,6 +109,7 @@ OPTIONS: tuple[Option, ...] = (
         "the same while only the first segment has been seen",
         least=1,
         most=_DAY_MS,
+        offline=5_000,
     ),
     Option(
         "capture",
@@ -120,6 +126,7 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "tls: connections that begin with a TLS ClientHello; tcp: all",
         choices=("tls", "tcp"),
+        offline="tls",
     ),
     Option(
         "capture",
@@ -252,9 +259,14 @@ def read(file: BinaryIO, name: str) -> dict[str, Value]:
     return found
 
 
-def resolve(from_file: Mapping[str, Value], from_flags: Mapping[str, Any]) -> Settings:
+def resolve(
+    from_file: Mapping[str, Value], from_flags: Mapping[str, Any], *, offline: bool = False
+) -> Settings:
     """Defaults, over them the file, over that the flags; a flag that is None was not given."""
-    values: dict[str, Any] = {entry.name: entry.default for entry in OPTIONS} | dict(from_file)
+    values: dict[str, Any] = {entry.name: entry.default for entry in OPTIONS}
+    if offline:
+        values |= {entry.name: entry.offline for entry in OPTIONS if entry.offline is not None}
+    values |= from_file
     for name, value in from_flags.items():
         if value is not None:
             values[name] = _BY_NAME[name].check(value, f"--{name.replace('_', '-')}")
@@ -267,20 +279,32 @@ def _toml(value: Value) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def render() -> str:
-    """The settings file with every option at its default."""
-    lines = [
-        "# Every option of `flowml attach` and `flowml collect`, at its default. Pass a file like this with",
-        "# --config; a flag of the same name goes over it.",
-    ]
-    for section in _SECTIONS:
+_INTRODUCTION = {
+    "online": """\
+# Every option of `flowml attach` and `flowml collect`, at its default. Pass a file like this with
+# --config; a flag of the same name goes over it.""",
+    "offline": """\
+# Every option of `flowml extract`, at its default. Pass a file like this with --config; a flag of
+# the same name goes over it. A file for attach and collect will do too: of the rest nothing is taken.""",
+}
+
+
+def render(use: str) -> str:
+    """The settings file of one use, online or offline, with every option at its default."""
+    defaults = {
+        entry: entry.default if use == "online" else entry.offline
+        for entry in OPTIONS
+        if use == "online" or entry.offline is not None
+    }
+    lines = [_INTRODUCTION[use]]
+    for section in dict.fromkeys(entry.section for entry in defaults):
         lines += ["", f"[{section}]"]
-        for entry in OPTIONS:
-            if entry.section == section:
+        for entry, default in defaults.items():
+            if entry.section == section and default is not None:
                 unit = f"{entry.unit}: " if entry.unit else ""
-                lines += [f"# {unit}{entry.meaning}", f"{entry.name} = {_toml(entry.default)}"]
+                lines += [f"# {unit}{entry.meaning}", f"{entry.name} = {_toml(default)}"]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render())
+    sys.stdout.write(render(sys.argv[1]))

@@ -43,10 +43,10 @@ def open_as_caller(path: Path) -> BinaryIO:
         return path.open("rb")
 
 
-def read_settings(config_path: Path | None, **flags: object) -> Settings:
+def read_settings(config_path: Path | None, *, offline: bool = False, **flags: object) -> Settings:
     """Defaults, the settings file if one is named, and the flags over both."""
     if config_path is None:
-        return config.resolve({}, flags)
+        return config.resolve({}, flags, offline=offline)
     try:
         file = open_as_caller(config_path)
     except OSError as error:
@@ -54,7 +54,7 @@ def read_settings(config_path: Path | None, **flags: object) -> Settings:
             f"{config_path} cannot be read ({error.strerror}): name another --config"
         ) from error
     with file:
-        return config.resolve(config.read(file, str(config_path)), flags)
+        return config.resolve(config.read(file, str(config_path)), flags, offline=offline)
 
 
 def attach(interfaces: Sequence[str], settings: Settings) -> None:

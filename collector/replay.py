@@ -77,6 +77,8 @@ class Replay:
         Where the capture is read from: a file or a pipe. It stays the caller's.
     stop_fd
         Readable once reading is to end; -1: never.
+    head
+        What was read of it already.
 
     Raises
     ------
@@ -84,7 +86,7 @@ class Replay:
         There is none for a table of that many connections.
     """
 
-    def __init__(self, fd: int, limits: Limits, stop_fd: int = -1) -> None:
+    def __init__(self, fd: int, limits: Limits, stop_fd: int = -1, head: bytes = b"") -> None:
         _check_layout()
         settings = _ffi.new(
             "struct replay_settings *",
@@ -95,7 +97,7 @@ class Replay:
                 "inactivity_timeout_ns": limits.tcp_inactivity_timeout * _MS,
             },
         )
-        self._core = _core.replay_open(fd, stop_fd, settings)
+        self._core = _core.replay_open(fd, stop_fd, head, len(head), settings)
         if not self._core:
             raise MemoryError
         self._status = _core.replay_status(self._core)

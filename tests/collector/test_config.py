@@ -13,17 +13,28 @@ from collector import config
 from collector.errors import ConfigError
 from collector.folders import configs_folder
 
-FILE = configs_folder() / "online.toml"
+ONLINE = configs_folder() / "online.toml"
+OFFLINE = configs_folder() / "offline.toml"
 
 
 def read(text: str) -> dict[str, object]:
     return dict(config.read(io.BytesIO(text.encode()), "my.toml"))
 
 
-def test_the_shipped_file_is_the_table() -> None:
-    """configs/online.toml holds every option at its default (`python -m collector.config` writes it)."""
-    assert FILE.read_text() == config.render()
-    assert read(FILE.read_text()) == {option.name: option.default for option in config.OPTIONS}
+def test_the_shipped_files_are_the_table() -> None:
+    """They hold every option of their use at its default (`python -m collector.config USE` writes them)."""
+    assert ONLINE.read_text() == config.render("online")
+    assert read(ONLINE.read_text()) == {option.name: option.default for option in config.OPTIONS}
+    assert OFFLINE.read_text() == config.render("offline")
+    offline = {option.name: option.offline for option in config.OPTIONS if option.offline is not None}
+    assert read(OFFLINE.read_text()) == offline
+
+
+def test_both_files_decide_alike_what_a_connection_is() -> None:
+    """What is extracted from a capture is what would have been collected from the wire."""
+    online, offline = config.resolve({}, {}), config.resolve({}, {}, offline=True)
+    for name in ("max_connections", "filter", "timeouts"):
+        assert getattr(online, name) == getattr(offline, name)
 
 
 def test_flags_go_over_the_file_and_the_file_over_the_defaults() -> None:
@@ -90,7 +101,7 @@ def test_any_bytes_are_settings_or_one_line(data: bytes) -> None:
 
 def test_every_option_says_its_unit_and_meaning() -> None:
     """The file explains itself: above each key a line."""
-    lines = FILE.read_text().splitlines()
+    lines = ONLINE.read_text().splitlines()
     keys = [i for i, line in enumerate(lines) if " = " in line and not line.startswith("#")]
     assert len(keys) == len(config.OPTIONS)
     assert all(lines[i - 1].startswith("# ") for i in keys)
