@@ -186,6 +186,63 @@ def extract(
 
 
 @app.command()
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="model file that `flowml train` wrote", metavar="MODEL", show_default=False)
+    ],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="captures, or rows that `extract` or `collect` wrote; -: standard input",
+            metavar="INPUT...",
+            show_default=False,
+        ),
+    ],
+    outfile: Annotated[
+        str, typer.Option("--outfile", help="file to write lines to; -: standard output", metavar="FILE")
+    ] = "predictions.jsonl",
+    format: Annotated[str | None, _flag("format", "FORMAT")] = None,
+    features: Annotated[
+        bool | None, typer.Option("--features", help=_help("features"), show_default=False)
+    ] = None,
+    labels_file: Annotated[str | None, _flag("labels_file", "FILE")] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            help="of captures: as for attach (default: as the model was trained)",
+            metavar="FILTER",
+        ),
+    ] = None,
+    max_connections: MaxConnections = None,
+) -> None:
+    """Predict which device each connection of captures, or of extracted rows, came from.
+
+    What is a connection is decided as for the rows that the model was trained on. Needs no root.
+    """
+    from collector import offline, online
+
+    settings = online.read_settings(
+        None,
+        offline=True,
+        model=model,
+        outfile=outfile,
+        format=format,
+        features=features,
+        labels_file=labels_file,
+        filter=filter,
+        max_connections=max_connections,
+    )
+    offline.check_names(inputs, settings.outfile)
+    from collector import predict as predicting
+    from ml.model import open_model  # imports scikit-learn
+
+    files = open_model(Path(model), Path(labels_file) if labels_file else None)
+    given = ("filter",) if filter else ()
+    raise typer.Exit(predicting.predict(inputs, files, predicting.settings_of(files, settings, given=given)))
+
+
+@app.command()
 def train(
     data: Annotated[
         Path, typer.Argument(help="training data, one JSON object a line", metavar="TRAIN.jsonl")

@@ -113,7 +113,8 @@ def finished(total: Outcome, written: int, *, failed: bool, tls_only: bool) -> i
         log(line)
     packets = total.counts["packets"]
     fates = ", ".join(f"{name} {total.counts[name]}" for name in FATES if total.counts[name])
-    log(f"{packets} packets: {fates}" if packets else "no packets")
+    if packets:
+        log(f"{packets} packets: {fates}")
     if total.stopped:
         log(f"Stopped. Processed {written} connections until then")
         return STOPPED

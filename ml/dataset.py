@@ -26,7 +26,7 @@ import orjson
 from collector.errors import DatasetError, UsageError
 from collector.features import NAMES
 
-__all__ = ["NO_CAPTURE", "BadRow", "Dataset", "read", "summary"]
+__all__ = ["NO_CAPTURE", "BadRow", "Dataset", "UnusableError", "read", "row_features", "summary"]
 
 NO_CAPTURE = -1
 """Capture id of a row that does not say which capture it is from."""
@@ -102,7 +102,7 @@ class Dataset:
         )
 
 
-class _UnusableError(ValueError):
+class UnusableError(ValueError):
     """A line cannot be trained on; the text says why."""
 
 
@@ -147,7 +147,7 @@ def read(paths: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
                 continue
             try:
                 row = _parse(line)
-            except _UnusableError as error:
+            except UnusableError as error:
                 bad.append(BadRow(path, number, str(error)))
                 continue
             features.extend(row.features)
@@ -215,23 +215,40 @@ def _check_classes(paths: Sequence[Path], labels: dict[str, int], rows: int, bad
         )
 
 
+def row_features(line: bytes) -> tuple[dict[str, Any], list[float]]:
+    """The object on one line and its features, in the order of `features.NAMES`; it needs no label.
+
+    Raises
+    ------
+    UnusableError
+        Not JSON, not an object, or features that are missing, no numbers, or too large.
+    """
+    document = _document(line)
+    return document, _features(document)
+
+
+def _document(line: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise UnusableError(f"not JSON ({error.msg})") from None
+    if not isinstance(document, dict):
+        raise UnusableError("not an object")
+    return document
+
+
 def _parse(line: bytes) -> _Row:
     """One line to one row.
 
     Raises
     ------
-    _UnusableError
+    UnusableError
         Not JSON, not an object, no label, or features that are missing, no numbers, or too large.
     """
-    try:
-        document = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise _UnusableError(f"not JSON ({error.msg})") from None
-    if not isinstance(document, dict):
-        raise _UnusableError("not an object")
+    document = _document(line)
     label = document.get(_LABEL)
     if not isinstance(label, str) or not label:
-        raise _UnusableError(f"no label ({_LABEL})")
+        raise UnusableError(f"no label ({_LABEL})")
     return _Row(
         label, _features(document), _capture(document.get("capture")), _instant(document.get("start"))
     )
@@ -241,13 +258,13 @@ def _features(document: dict[str, Any]) -> list[float]:
     if "fts" in document:
         values = document["fts"]
         if not isinstance(values, list):
-            raise _UnusableError("fts is not an array")
+            raise UnusableError("fts is not an array")
         if len(values) != len(NAMES):
-            raise _UnusableError(f"fts has {len(values)} values, not {len(NAMES)}")
+            raise UnusableError(f"fts has {len(values)} values, not {len(NAMES)}")
         return [_number(name, value) for name, value in zip(NAMES, values, strict=True)]
     for name in NAMES:
         if name not in document:
-            raise _UnusableError(f"neither fts nor {name}")
+            raise UnusableError(f"neither fts nor {name}")
     return [_number(name, document[name]) for name in NAMES]
 
 
@@ -256,9 +273,9 @@ def _number(name: str, value: object) -> float:
         return math.nan
     # A bool is an int to Python, so isinstance alone would take true for 1.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _UnusableError(f"{name} is {_KINDS[type(value)]}, not a number")
+        raise UnusableError(f"{name} is {_KINDS[type(value)]}, not a number")
     if not -_LARGEST <= value <= _LARGEST:
-        raise _UnusableError(f"{name} is too large (beyond {_LARGEST:.2g}, infinity in float32)")
+        raise UnusableError(f"{name} is too large (beyond {_LARGEST:.2g}, infinity in float32)")
     return float(value)
 
 
