@@ -115,17 +115,21 @@ def run(
 ) -> None:
     """Runs until stopped, until `duration_s` is over (0: no end), or until no interface is left.
 
-    However it ends, the hooks are off afterwards and every connection is in the sink.
+    However it ends, the hooks are off afterwards and every connection is in the sink. Of several errors
+    the others are logged.
 
     Raises
     ------
     OutputError
         The sink refused; what it did not take it keeps.
+    KernelError
+        A table could not be swept or emptied; what the others held is in the sink.
     InterfaceError
         An interface went down or away while attached, after everything was drained and written.
     """
     loop = _Loop(sources, formatter, sink)
     lost: list[str] = []
+    errors: list[BaseException] = []
     try:
         with select.epoll() as poll:
             poll.register(stop, select.EPOLLIN)
@@ -149,8 +153,16 @@ def run(
                     break
                 for source in sources:
                     loop.drain(source)
-    finally:
-        loop.finish()
+    except BaseException as error:
+        errors.append(error)
+    errors += loop.finish()
+    if errors:
+        # The sink's goes first: whoever gets it puts aside what the sink keeps.
+        first = next((one for one in errors if isinstance(one, OutputError)), errors[0])
+        for other in errors:
+            if str(other) != str(first):
+                log(str(other))
+        raise first
     if lost:
         raise InterfaceError("; ".join(lost) + ": everything counted until then is written")
 
@@ -198,16 +210,21 @@ class _Loop:
             if stalled > _STALLS:
                 raise KernelError(f"{source.name}: {held} connections cannot be taken out of the table")
 
-    def finish(self) -> None:
-        """Closes every source; the hooks of all are off before the first is drained."""
+    def finish(self) -> list[Exception]:
+        """Closes every source, whatever becomes of the others; answers what went wrong.
+
+        The hooks of all are off before the first is drained.
+        """
         for source in self._sources:
             source.hooks.detach()
-        refused: OutputError | None = None
+        errors: list[Exception] = []
         for source in self._sources:
             try:
-                self.close(source)
-            except OutputError as error:  # once: from now on the sink keeps what comes
-                refused = error
-                self.close(source)
-        if refused is not None:
-            raise refused
+                try:
+                    self.close(source)
+                except OutputError as error:  # once: from now on the sink keeps what comes
+                    errors.append(error)
+                    self.close(source)
+            except Exception as error:
+                errors.append(error)
+        return errors
