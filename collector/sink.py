@@ -113,8 +113,7 @@ class Sink:
                 Path(name).unlink()
                 raise
         except OSError as error:
-            folder = tempfile.gettempdir()
-            return f"{count} more lines are lost: no room for them in {folder} either ({error.strerror})"
+            return f"{count} more lines are lost: no temporary file can be written either ({error.strerror})"
         self._waiting.clear()
         return f"{count} more lines are in {name}: make room and append them"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,17 @@ def test_a_file_is_begun_anew(tmp_path: Path) -> None:
     sink.close()
 
     assert path.read_bytes() == b'"one"\n'
+
+
+def test_lines_that_fit_nowhere_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, and no folder for temporary files at all."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    sink = open_sink("/dev/full")
+    with pytest.raises(OutputError):
+        sink.write(b'"1"\n"2"\n')
+
+    said = sink.rescue()
+
+    sink.close()
+    assert said.startswith("2 more lines are lost: no temporary file can be written either (No usable")
