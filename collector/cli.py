@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -273,11 +275,23 @@ def check(
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    with contextlib.suppress(OSError):  # nobody reads it: no reason to end
+        typer.echo(line, err=True)
+
+
+def _fill_standard_descriptors() -> None:
+    """Puts something in the place of a closed standard stream, or the next file opened would be there."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def main() -> None:
-    """Runs a command. What the user can mend is one line on standard error and an exit code."""
+    """Runs a command. What the user can mend is one line on standard error and an exit code.
+
+    A standard output whose reader has gone ends it with 1: Typer's doing.
+    """
+    _fill_standard_descriptors()
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except FlowmlError as error:
@@ -285,8 +299,6 @@ def main() -> None:
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        code = 1
     except Exception as error:
         # The command line's own errors have no common base over Typer's versions, but all have this.
         if not hasattr(error, "format_message"):

@@ -33,8 +33,11 @@ __all__ = ["attach", "collect", "read_settings"]
 
 
 def log(line: str) -> None:
-    """One line on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """One line on standard error; none where it is closed, or its reader has gone: the run goes on."""
+    if sys.stderr is None:  # print would write it to standard output, among the JSON
+        return
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def open_as_caller(path: Path) -> BinaryIO:

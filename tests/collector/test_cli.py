@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,15 @@ def test_features_need_a_record() -> None:
     done = subprocess.run([FLOWML, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "add --format record" in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    """`flowml --version | true`."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb") as stdout:
+        done = subprocess.run([FLOWML, "--version"], stdout=stdout, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_the_version_is_the_package_s() -> None:

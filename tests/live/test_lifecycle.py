@@ -303,6 +303,29 @@ def test_a_reader_that_does_not_read_cannot_hold_it(wire: Pair, tmp_path: Path) 
     wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
 
 
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "its reader has gone"])
+def test_without_a_standard_error_it_runs_and_says_nothing(wire: Pair, closed: bool, tmp_path: Path) -> None:
+    """No message gets among the JSON, and none ends it."""
+    argv: list[str | Path] = ["bash", "-c", 'exec "$@" 2>&-' if closed else 'exec "$@"', "bash"]
+    argv += ["ip", "netns", "exec", wire.right.ns, FLOWML]
+    argv += ["collect", wire.right.iface, *CAPTURE, "--outfile", "-"]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb") as stderr:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)
+    try:
+        wait_for(lambda: attached(wire), "attached", timeout=60)
+        send(wire, connection(0), tmp_path)
+        assert process.stdout is not None
+        with process.stdout as pipe:
+            assert json.loads(pipe.readline())["src_port"] == 1024
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert pipe.read() == b""
+    finally:
+        end(process)
+
+
 def test_the_machine_has_what_these_tests_ask() -> None:
     """A missing tool would make them say that nothing is attached."""
     assert all(shutil.which(tool) for tool in ("bpftool", "tc", "ip", "tcpreplay"))
