@@ -2,7 +2,8 @@
 
 Three identities. The *starter* is root. The *caller* is who typed the command: the user behind sudo, or
 root. Files are opened with the caller's rights, so that sudo lends nobody a file that is not theirs. The
-*runner* is who the process goes on as: --user, else the user behind sudo, else nobody.
+*runner* is who the process goes on as: --user, else the user behind sudo, else nobody. Who is behind sudo may
+name only themselves or nobody.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def runner(name: str = "") -> User:
     Raises
     ------
     PrivilegeError
-        There is no such user, or it is root, or this process cannot become it.
+        There is no such user, or it is root, or this process cannot become it. Nor may the user behind sudo
+        name somebody else: what sudo was allowed for does not include that account's files.
     """
     if os.geteuid() != 0:
         if name:
@@ -101,6 +103,11 @@ def runner(name: str = "") -> User:
     if user.uid == 0:
         raise PrivilegeError(
             f"a model is never parsed as root, and {user.name} is root: name another with --user"
+        )
+    if behind.uid != 0 and user != behind and user.name != _NOBODY:
+        raise PrivilegeError(
+            f"{behind.name}, who is behind sudo, cannot go on as {user.name}: "
+            f"name {behind.name} or {_NOBODY} with --user, or run it from a root shell"
         )
     return user
 

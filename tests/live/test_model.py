@@ -248,6 +248,20 @@ def test_a_user_can_be_named_but_not_root(wire: Pair, model: Path) -> None:
         assert said in text
 
 
+def test_sudo_lends_nobody_another_account(wire: Pair, tmp_path: Path) -> None:
+    """Who is behind sudo may name themselves and nobody; root's own shell may name any account."""
+    sudo = {"SUDO_UID": str(pwd.getpwnam("games").pw_uid)}
+    where = ("collect", wire.right.iface, "--outfile", "/dev/null")
+
+    code, said = refused(*where, "--user", "daemon", ns=wire.right.ns, environment=sudo)
+
+    assert (code, len(said.splitlines())) == (5, 1)
+    assert "games, who is behind sudo, cannot go on as daemon: name games or nobody" in said
+    for name in ("games", "nobody"):
+        with flowml(wire.right, *where, "--user", name, environment=sudo, own_outfile=True) as running:
+            assert f"running as {name}" in running.stderr()
+
+
 BAD_MODELS = [
     ("missing", ["--model", "{folder}/none.joblib"], 3, "none.joblib"),
     ("corrupt", ["--model", "{folder}/corrupt.joblib"], 3, "corrupt.joblib"),
