@@ -90,7 +90,7 @@ def run(argv: Sequence[str | Path], ns: str | None = None, check: bool = True, t
 
 
 def wait_for(
-    condition: Callable[[], object], what: str, timeout: float = 10, process: Process | None = None
+    condition: Callable[[], object], what: str, timeout: float = 60, process: Process | None = None
 ) -> None:
     """Poll until the condition is true; fail when the time is up or the process it hangs on has ended."""
     deadline = time.monotonic() + timeout
@@ -176,6 +176,10 @@ class Host:
         process.err = err
         self.lab.processes.append(process)
         return process
+
+    def received(self) -> int:
+        """Packets that the interface has taken in so far, counted after the programs attached to it ran."""
+        return int(self.run(["cat", f"/sys/class/net/{self.iface}/statistics/rx_packets"]))
 
 
 def _debugging() -> bool:
@@ -375,6 +379,13 @@ def device_lab(devices: Sequence[Device], mtu: int = 1500, offloads: bool = True
         _connect(server, hosts)
         _wait_for_carrier(server, *hosts)
         yield DeviceLab(server, hosts)
+
+
+def replay(wire: Pair, path: Path, packets: int, options: Sequence[str] = ("--topspeed",)) -> None:
+    """Send a capture of so many packets into the left end, until the right end has taken them all in."""
+    before = wire.right.received()
+    wire.left.run(["tcpreplay", "--quiet", *options, "-i", wire.left.iface, path], timeout=300)
+    wait_for(lambda: wire.right.received() >= before + packets, "the packets to arrive", timeout=60)
 
 
 @contextlib.contextmanager

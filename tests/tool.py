@@ -32,11 +32,12 @@ class Running:
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> int:
         """Ends it; answers its exit code."""
-        return end(self.process, how, timeout=30)
+        return end(self.process, how, timeout=60)
 
     def lines(self) -> list[Any]:
-        """What it wrote, parsed."""
-        return [json.loads(line) for line in self.outfile.read_text().splitlines()]
+        """What it wrote, parsed; a line that it has not written to its end is left for later."""
+        whole_lines, _, _ = self.outfile.read_bytes().rpartition(b"\n")
+        return [json.loads(line) for line in whole_lines.splitlines()]
 
     def counters(self, iface: str = "eth0") -> dict[str, int]:
         """The summary's counters of one interface."""
@@ -81,13 +82,13 @@ def flowml(
             end(process, signal.SIGKILL)
 
 
-def refused(
+def run_to_its_end(
     *arguments: str | Path,
     ns: str | None = None,
     environment: dict[str, str] | None = None,
     timeout: float = 60,
 ) -> tuple[int, str]:
-    """Runs `flowml` to its end, which is an error: exit code and what it said on standard error."""
+    """Runs `flowml` until it ends by itself: exit code, and what it said on standard error."""
     where: Sequence[str] = ["ip", "netns", "exec", ns] if ns else []
     done = subprocess.run(
         [*where, FLOWML, *map(str, arguments)],

@@ -15,8 +15,8 @@ import pytest
 
 from collector import kernel
 from tests import frames
-from tests.lab import Pair, end, run, veth_pair, wait_for
-from tests.tool import FLOWML, flowml, refused
+from tests.lab import Pair, end, replay, run, veth_pair, wait_for
+from tests.tool import FLOWML, flowml, run_to_its_end
 
 pytestmark = pytest.mark.live
 
@@ -69,10 +69,10 @@ def attached(wire: Pair) -> bool:
 
 
 def send(wire: Pair, packets: list[bytes], folder: Path) -> None:
-    """Frames into the left end, all at once."""
+    """Frames into the left end, all at once; when it answers they have been counted at the right one."""
     path = folder / "frames.pcap"
     path.write_bytes(frames.pcap([(1 + i, frame) for i, frame in enumerate(packets)]))
-    wire.left.run(["tcpreplay", "--quiet", "--topspeed", "-i", wire.left.iface, path])
+    replay(wire, path, len(packets))
 
 
 def connection(number: int) -> list[bytes]:
@@ -127,44 +127,51 @@ def test_auto_falls_back_to_generic_and_says_why() -> None:
     assert "lo refuses native XDP" in said
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "duration"])
-def test_what_is_open_is_written_at_the_end(wire: Pair, how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_is_open_is_written_at_the_end(wire: Pair, how: signal.Signals, tmp_path: Path) -> None:
     """Ended and open connections, all in the file; the summary adds up; exit code 0."""
-    options = ("--duration", "3") if how == "duration" else ()
-    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, *options) as running:
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as running:
         send(wire, [frame for n in range(7) for frame in connection(n)], tmp_path)
         send(wire, [frames.tcp("S", sport=2000 + n) for n in range(5)], tmp_path)
-        wait_for(lambda: len(running.outfile.read_text().splitlines()) == 7, "the first seven")
+        wait_for(lambda: len(running.lines()) == 7, "the first seven")
 
-        code = running.process.wait(30) if how == "duration" else running.stop(signal.Signals[how])
-
-        assert code == 0
+        assert running.stop(how) == 0
         assert [record["reason"] for record in running.lines()] == ["rst"] * 7 + ["shutdown"] * 5
         assert "Done. Processed 12 connections" in running.stderr()
         counters = running.counters()
         assert (counters["opened"], counters["delivered"], counters["tracked"]) == (12, 12, 26)
 
 
+def test_a_duration_ends_it(wire: Pair, tmp_path: Path) -> None:
+    """By itself, as a signal would (what is open then is written: tests/kernel/test_pipeline.py)."""
+    outfile = tmp_path / "out.jsonl"
+    options = ("--outfile", outfile, "--duration", "1")
+
+    code, said = run_to_its_end("collect", wire.right.iface, *CAPTURE, *options, ns=wire.right.ns)
+
+    assert code == 0
+    assert said.splitlines()[-1] == "Done. Processed 0 connections"
+    assert nothing_attached(wire)
+
+
 def test_timeouts_are_swept_while_it_runs(wire: Pair, tmp_path: Path) -> None:
     """A connection that goes silent is written while the others go on."""
     settings = tmp_path / "online.toml"
     settings.write_text(
-        "[conntrack]\ntcp_establish_timeout = 300\ntcp_inactivity_timeout = 900\ntimeout_resolution = 50\n"
+        "[conntrack]\ntcp_establish_timeout = 1000\ntcp_inactivity_timeout = 2000\ntimeout_resolution = 50\n"
     )
     with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--config", settings) as running:
         send(wire, [frames.tcp("S", sport=1), *connection(2)[:2]], tmp_path)
         wait_for(lambda: len(running.lines()) == 2, "both timeouts")
 
-        assert [(record["reason"], record["src_port"]) for record in running.lines()] == [
-            ("establish", 1),
-            ("idle", 1026),
-        ]
+        reasons = {record["src_port"]: record["reason"] for record in running.lines()}
+        assert reasons == {1: "establish", 1026: "idle"}
 
 
 def test_a_second_instance_is_refused_and_told_who_holds_it(wire: Pair, tmp_path: Path) -> None:
     """The first goes on undisturbed."""
     with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as first:
-        code, said = refused(
+        code, said = run_to_its_end(
             "collect", wire.right.iface, "--outfile", tmp_path / "second.jsonl", ns=wire.right.ns
         )
 
@@ -191,7 +198,7 @@ def test_an_interface_that_is_lost_ends_it_with_everything_written(
 
         watch(wire)
         wire.right.run(loss)
-        code = running.process.wait(20)
+        code = running.process.wait(60)
 
         assert code == 6
         assert [record["reason"] for record in running.lines()] == ["rst", "shutdown"]
@@ -228,8 +235,10 @@ def test_a_full_disk_loses_nothing_that_was_drained(wire: Pair, tmp_path: Path) 
         with err.open("wb") as stderr:
             process = subprocess.Popen(argv, stderr=stderr)
         wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
+        process.send_signal(signal.SIGSTOP)  # or it might end before the last of them is counted
         send(wire, [frame for n in range(101) for frame in connection(n)], tmp_path)
-        code = process.wait(30)
+        process.send_signal(signal.SIGCONT)
+        code = process.wait(60)
         said = err.read_text()
         lines = (disk / "out.jsonl").read_text().splitlines()
     finally:
@@ -264,7 +273,7 @@ def test_a_reader_that_goes_away_ends_it(wire: Pair, tmp_path: Path) -> None:
         assert json.loads(process.stdout.readline())["src_port"] == 1024
         process.stdout.close()
         send(wire, connection(1), tmp_path)
-        assert process.wait(20) == 4
+        assert process.wait(60) == 4
     finally:
         end(process)
     said = err.read_text()
@@ -286,7 +295,7 @@ def test_a_reader_that_does_not_read_cannot_hold_it(wire: Pair, tmp_path: Path) 
         wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
         send(wire, [frame for n in range(503) for frame in connection(n)], tmp_path)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 4
+        assert process.wait(60) == 4
         with process.stdout as pipe:
             taken = pipe.read().splitlines()
     finally:

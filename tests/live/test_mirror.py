@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import captures
-from tests.lab import veth_pair
+from tests.lab import replay, veth_pair
 from tests.oracle import Oracle, read_pcap
 from tests.tool import flowml
 
@@ -69,8 +69,7 @@ def test_every_connection_of_every_capture_is_counted_exactly(tmp_path: Path) ->
             *("--direction", "ingress", "--filter", "tcp", "--config", settings),
         ) as running,
     ):
-        options = ["--quiet", "--pps", str(RATE), "-i", wire.left.iface]
-        wire.left.run(["tcpreplay", *options, tmp_path / "all.pcap"], timeout=300)
+        replay(wire, tmp_path / "all.pcap", len(packets), ["--pps", str(RATE)])
         assert running.stop() == 0
         records, counters = running.lines(), running.counters()
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests import frames
+from tests import frames, lab
 from tests.lab import Pair, veth_pair, wait_for
-from tests.tool import FLOWML, Running, flowml, refused
+from tests.tool import FLOWML, Running, flowml, run_to_its_end
 
 pytestmark = pytest.mark.live
 
@@ -53,7 +53,7 @@ def lives(count: int, seed: int) -> list[bytes]:
 def replay(wire: Pair, packets: list[bytes], folder: Path) -> None:
     path = folder / "lives.pcap"
     path.write_bytes(frames.pcap([(1 + i, frame) for i, frame in enumerate(packets)]))
-    wire.left.run(["tcpreplay", "--quiet", "--pps", "5000", "-i", wire.left.iface, path])
+    lab.replay(wire, path, len(packets), ["--pps", "5000"])
 
 
 def credentials(running: Running) -> dict[str, list[str]]:
@@ -172,7 +172,7 @@ def test_sudo_lends_nobody_a_file_that_is_not_theirs(wire: Pair, model: Path, tm
     secret.write_bytes(model.read_bytes())
     secret.chmod(0o600)
 
-    code, said = refused(
+    code, said = run_to_its_end(
         "attach",
         wire.right.iface,
         "--model",
@@ -185,7 +185,7 @@ def test_sudo_lends_nobody_a_file_that_is_not_theirs(wire: Pair, model: Path, tm
     assert (code, len(said.splitlines())) == (3, 1)
     assert "secret.joblib" in said
 
-    code, said = refused(
+    code, said = run_to_its_end(
         "collect", wire.right.iface, "--outfile", "/root/x.jsonl", ns=wire.right.ns, environment=sudo
     )
     assert (code, len(said.splitlines())) == (4, 1)
@@ -233,7 +233,7 @@ def test_a_user_can_be_named_but_not_root(wire: Pair, model: Path) -> None:
         assert credentials(running)["Uid"] == [str(pwd.getpwnam("games").pw_uid)] * 4
 
     for name, said in (("root", "never parsed as root"), ("nosuchuser", "no user nosuchuser here")):
-        code, text = refused(
+        code, text = run_to_its_end(
             "attach",
             wire.right.iface,
             "--model",
@@ -253,7 +253,7 @@ def test_sudo_lends_nobody_another_account(wire: Pair, tmp_path: Path) -> None:
     sudo = {"SUDO_UID": str(pwd.getpwnam("games").pw_uid)}
     where = ("collect", wire.right.iface, "--outfile", "/dev/null")
 
-    code, said = refused(*where, "--user", "daemon", ns=wire.right.ns, environment=sudo)
+    code, said = run_to_its_end(*where, "--user", "daemon", ns=wire.right.ns, environment=sudo)
 
     assert (code, len(said.splitlines())) == (5, 1)
     assert "games, who is behind sudo, cannot go on as daemon: name games or nobody" in said
@@ -292,7 +292,8 @@ def test_a_model_that_does_not_fit_is_refused(
         (tmp_path / f"{copy}.joblib.meta.json").write_text(text)
     filled = [option.format(folder=tmp_path, model=model) for option in options]
 
-    found, text = refused("attach", wire.right.iface, *filled, "--outfile", os.devnull, ns=wire.right.ns)
+    outfile = ("--outfile", os.devnull)
+    found, text = run_to_its_end("attach", wire.right.iface, *filled, *outfile, ns=wire.right.ns)
 
     (last,) = [line for line in text.splitlines() if line.startswith("flowml: ")]
     assert (found, text.splitlines()[-1]) == (code, last)
