@@ -25,6 +25,8 @@ from collector.hooks import attach as attach_hooks
 from collector.loader import Compiler, Loaded, compile_flags
 from collector.pipeline import Formatter, Source, run, stop_signals
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
+from ml.atomic import replace_all
+from ml.origin import origin_path
 
 if TYPE_CHECKING:
     from ml.model import ModelFiles
@@ -91,13 +93,18 @@ def _online(interfaces: Sequence[str], settings: Settings, files: ModelFiles | N
     with contextlib.ExitStack() as stack:
         sink = open_sink(settings.outfile)
         stack.callback(sink.close)
+        if_refused = stack.enter_context(contextlib.ExitStack())
+        if_refused.callback(sink.discard)
         if files is None:
-            write_origin(settings)
+            check_origin(settings)
         for module in files.modules() if files else ():
             # What the unprivileged user may not be able to read must be in memory by then.
             importlib.import_module(module)
         sink.stop = stop = stack.enter_context(stop_signals())
         sources = stack.enter_context(_attached(found, settings))
+        if files is None:
+            write_origin(settings)
+        if_refused.pop_all()
         kept = privileges.drop(runner, sources[0].table.probe_fd)
         log(f"running as {runner.name}" + (f", with {', '.join(kept)} kept" if kept else ""))
         classifier = files.load() if files else None
@@ -176,29 +183,43 @@ def _require_rights() -> None:
         raise PrivilegeError(f"attaching needs root, or {' '.join(missing)}: run it with sudo")
 
 
-def write_origin(settings: Settings) -> None:
-    """Writes down beside training data how it was made, for the model's contract.
+def _origin(settings: Settings) -> dict[str, object]:
+    return {"filter": settings.filter, **settings.timeouts}
+
+
+def check_origin(settings: Settings) -> None:
+    """Makes sure that what is in the training data already was made as these settings make it.
 
     Raises
     ------
     InputError
-        The file that is to be appended to was made with other settings.
+        It was made with other settings, or nothing beside the file says with which.
     """
-    path = Path(settings.outfile + ".meta.json")
-    if settings.outfile == STANDARD_OUTPUT or not Path(settings.outfile).is_file():
-        return
-    origin = {"filter": settings.filter, **settings.timeouts}
+    data, path = Path(settings.outfile), origin_path(Path(settings.outfile))
     try:
         with privileges.as_caller():
-            before = json.loads(path.read_bytes()) if path.exists() else origin
-            if before != origin and Path(settings.outfile).stat().st_size:
-                raise InputError(
-                    f"{settings.outfile} holds connections collected with other settings ({path}): "
-                    "name another --outfile"
-                )
-            path.write_text(json.dumps(origin) + "\n")
+            if settings.outfile == STANDARD_OUTPUT or not data.is_file() or not data.stat().st_size:
+                return
+            before = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{data} holds lines already, and no {path.name} beside it says how they were made: "
+            "name another --outfile"
+        ) from error
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: {error}: name another --outfile") from error
+        raise InputError(f"{path} cannot be understood ({error}): name another --outfile") from error
+    if before != _origin(settings):
+        raise InputError(
+            f"{data} holds connections collected with other settings ({path}): name another --outfile"
+        )
+
+
+def write_origin(settings: Settings) -> None:
+    """Writes down beside training data how it is made, for the model's contract: before its first line."""
+    data = Path(settings.outfile)
+    with privileges.as_caller():
+        if settings.outfile != STANDARD_OUTPUT and data.is_file() and not data.stat().st_size:
+            replace_all([(origin_path(data), json.dumps(_origin(settings)).encode() + b"\n")])
 
 
 def _summary(sources: Sequence[Source], sink: Sink) -> None:

@@ -31,8 +31,9 @@ _PIPE_BUF = 4096  # what poll(2) promises room for
 class Sink:
     """A file, or a pipe, that lines are appended to."""
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, *, created: bool = False) -> None:
         self._fd = fd
+        self._created = created
         self.stop: socket | None = None
         """Readable once the run is to end."""
         self.name = name
@@ -117,6 +118,12 @@ class Sink:
         self._waiting.clear()
         return f"{count} more lines are in {name}: make room and append them"
 
+    def discard(self) -> None:
+        """Takes the file away again if it was made for this sink and nothing is in it."""
+        if self._created and not os.fstat(self._fd).st_size:
+            with privileges.as_caller(), contextlib.suppress(OSError):
+                Path(self.name).unlink()
+
     def close(self) -> None:
         if self._fd > 2:
             os.close(self._fd)
@@ -136,13 +143,17 @@ def open_sink(path: str, *, append: bool = True) -> Sink:
         if sys.stdout is None:  # and descriptor 1 is by now another file, or will be
             raise OutputError("standard output is closed: name a file with --outfile")
         return Sink(1, "standard output")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (0 if append else os.O_TRUNC)
+    created = True
     try:
         with privileges.as_caller():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (0 if append else os.O_TRUNC)
-            fd = os.open(path, flags, 0o644)
+            try:
+                fd = os.open(path, flags | os.O_EXCL, 0o644)
+            except FileExistsError:
+                fd, created = os.open(path, flags, 0o644), False
     except OSError as error:
         who = privileges.caller().name
         raise OutputError(
             f"{path} cannot be written by {who} ({error.strerror}): name another --outfile"
         ) from error
-    return Sink(fd, path)
+    return Sink(fd, path, created=created)

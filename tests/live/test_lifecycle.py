@@ -181,6 +181,47 @@ def test_a_second_instance_is_refused_and_told_who_holds_it(wire: Pair, tmp_path
         assert first.process.poll() is None
 
 
+def test_a_run_that_is_refused_leaves_nothing_behind(wire: Pair, tmp_path: Path) -> None:
+    """No file and none beside it; what was there before stays as it was."""
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE):
+        for outfile in (tmp_path / "new.jsonl", empty):
+            code, said = run_to_its_end("collect", wire.right.iface, "--outfile", outfile, ns=wire.right.ns)
+            assert code == 6, said
+
+    assert list(tmp_path.iterdir()) == [empty]
+
+
+def test_what_is_beside_training_data_holds_for_all_of_it(wire: Pair, tmp_path: Path) -> None:
+    """It is appended to with the settings that it was made with, and with no others; a file that has lines
+    and nothing beside it is refused, and stays as it is."""
+    outfile, beside = tmp_path / "train.jsonl", tmp_path / "train.jsonl.meta.json"
+    where = ("collect", wire.right.iface, "--outfile", outfile)
+    for number in range(2):
+        with flowml(wire.right, *where, *CAPTURE, own_outfile=True) as running:
+            send(wire, [frames.tcp("S", sport=number)], tmp_path)
+            assert running.stop() == 0
+        assert json.loads(beside.read_text())["filter"] == "tcp"
+    before = outfile.read_bytes()
+    assert before.count(b"\n") == 2
+
+    code, said = run_to_its_end(*where, "--filter", "tls", ns=wire.right.ns)
+    assert (code, len(said.splitlines())) == (3, 1)
+    assert "holds connections collected with other settings" in said
+
+    beside.unlink()
+    code, said = run_to_its_end(*where, *CAPTURE, ns=wire.right.ns)
+    assert (code, len(said.splitlines())) == (3, 1)
+    assert "holds lines already, and no train.jsonl.meta.json beside it says how they were made" in said
+
+    beside.write_text("{")
+    code, said = run_to_its_end(*where, *CAPTURE, ns=wire.right.ns)
+    assert (code, len(said.splitlines())) == (3, 1)
+    assert f"{beside} cannot be understood" in said
+    assert outfile.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
