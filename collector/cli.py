@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -242,6 +243,28 @@ def predict(
     files = open_model(Path(model), Path(labels_file) if labels_file else None)
     given = ("filter",) if filter else ()
     raise typer.Exit(predicting.predict(inputs, files, predicting.settings_of(files, settings, given=given)))
+
+
+@app.command()
+def verify(
+    captures: Annotated[list[str], typer.Argument(help="captures", metavar="CAPTURE...", show_default=False)],
+    config: Config = None,
+    max_connections: MaxConnections = None,
+    live: Annotated[
+        bool, typer.Option("--live/--no-live", help="also replay each over a veth pair (needs tcpreplay)")
+    ] = True,
+) -> None:
+    """Prove that captures and the wire give the same numbers; exit 1 if any differs.
+
+    Runs every packet through the XDP program in the kernel and through the same core on the CPU, and compares
+    every counter of every connection bit for bit; then replays each capture to `flowml collect`. Needs root.
+    """
+    from collector import offline, online
+    from collector.verify import verify as run
+
+    settings = online.read_settings(config, offline=True, max_connections=max_connections)
+    if not run(captures, replace(offline.limits_of(settings), tls_only=False), live=live, write=typer.echo):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["OPTIONS", "Option", "Settings", "option", "read", "render", "resolve"]
+__all__ = ["DAY_MS", "OPTIONS", "Option", "Settings", "option", "read", "render", "resolve"]
 
 Value = str | int | float | bool
 
@@ -69,7 +69,7 @@ class Option:
         return ""
 
 
-_DAY_MS = 24 * 3600 * 1000
+DAY_MS = 24 * 3600 * 1000
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -98,7 +98,7 @@ OPTIONS: tuple[Option, ...] = (
         "milliseconds",
         "silence of both sides that ends a connection",
         least=1,
-        most=_DAY_MS,
+        most=DAY_MS,
         offline=300_000,
     ),
     Option(
@@ -108,7 +108,7 @@ OPTIONS: tuple[Option, ...] = (
         "milliseconds",
         "the same while only the first segment has been seen",
         least=1,
-        most=_DAY_MS,
+        most=DAY_MS,
         offline=5_000,
     ),
     Option(

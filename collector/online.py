@@ -31,7 +31,7 @@ from ml.origin import origin_path
 if TYPE_CHECKING:
     from ml.model import ModelFiles
 
-__all__ = ["attach", "collect", "read_settings"]
+__all__ = ["attach", "collect", "read_settings", "require_rights"]
 
 
 def log(line: str) -> None:
@@ -73,7 +73,7 @@ def attach(interfaces: Sequence[str], settings: Settings) -> None:
             "a bare label has no room for features: add --format record, or leave out --features"
         )
     labels = Path(settings.labels_file) if settings.labels_file else None
-    _require_rights()
+    require_rights()
     files = open_model(Path(settings.model), labels, open_as_caller)
     files.check(filter=settings.filter, timeouts=settings.timeouts)
     _online(interfaces, settings, files)
@@ -81,7 +81,7 @@ def attach(interfaces: Sequence[str], settings: Settings) -> None:
 
 def collect(interfaces: Sequence[str], settings: Settings) -> None:
     """Writes the features of every connection on the interfaces until stopped."""
-    _require_rights()
+    require_rights()
     _online(interfaces, settings, None)
 
 
@@ -174,7 +174,7 @@ def _merging(interface: netinfo.Interface) -> str:
     return " and ".join(name for name in ("gro", "lro") if offloads.get(name))
 
 
-def _require_rights() -> None:
+def require_rights() -> None:
     """Before anything is opened or compiled: attaching will need them."""
     if os.geteuid() == 0:
         return

@@ -87,6 +87,9 @@ COUNTERS = np.dtype([(name, "<u8") for name in FATES + EVENTS])
 ORIGINATOR, RESPONDER = 0, 1
 
 _SEGMENT_SHIFT, _SEGMENT_MASK = np.uint64(12), np.uint64((1 << 36) - 1)
+SEGMENTS = _SEGMENT_MASK << _SEGMENT_SHIFT
+"""Of a gate, the bits that count segments; the rest says who is in the slot just now."""
+
 _TTL_SEEN = 256
 _HELLO_MASK = 0x0000FF000000FFFF
 

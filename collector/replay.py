@@ -63,9 +63,15 @@ class Packet:
     """Whether the table was full, and was swept at this time, before the packet."""
     frame: bytes
     link_len: int
-    """Bytes of the link header."""
+    """Bytes of the link header; 0 if it is cut short, or if the link has none."""
     ethertype: int
     source_mac: bytes
+
+    def on_ethernet(self) -> bytes:
+        """The frame as an Ethernet interface would carry it; empty if its link header is cut short."""
+        if not self.link_len:
+            return b""
+        return bytes(6) + self.source_mac + self.ethertype.to_bytes(2, "big") + self.frame[self.link_len :]
 
 
 class Replay:

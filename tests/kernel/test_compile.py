@@ -17,9 +17,9 @@ import pytest
 from collector.drain import FlowTable
 from collector.errors import KernelError, OutputError
 from collector.folders import bpf_folder
+from collector.inkernel import CLOCK_IN_METADATA
 from collector.loader import Compiler, compile_flags
 from collector.records import FLOW
-from tests.replay import CLOCK_IN_METADATA
 
 pytestmark = pytest.mark.kernel
 

@@ -1,0 +1,5 @@
+"""`python -m collector` is `flowml`."""
+
+from collector.cli import main
+
+main()
