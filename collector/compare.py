@@ -96,7 +96,7 @@ def _line(flow: Rows) -> str:
 
 def _both(ours: Rows, theirs: Rows, names: tuple[str, str]) -> str:
     """Both lines, then each raw field that differs."""
-    parts = [f"{name + ':':<8} {_line(flow)}" for name, flow in zip(names, (ours, theirs), strict=True)]
+    parts = [f"{name + ':':<7} {_line(flow)}" for name, flow in zip(names, (ours, theirs), strict=True)]
     one, other = ours.tobytes(), theirs.tobytes()
     for name, (offset, size) in records.layout(FLOW).items():
         values = [int.from_bytes(raw[offset : offset + size], "little") for raw in (one, other)]

@@ -1,4 +1,4 @@
-"""`flowml verify`: the same packets through the kernel, on the CPU and over a wire, and the numbers compared."""
+"""`flowml verify`: the same packets through the kernel, on the CPU and over a wire; the numbers compared."""
 
 from __future__ import annotations
 
