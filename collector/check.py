@@ -11,7 +11,7 @@ from pathlib import Path
 
 from collector import netinfo, privileges
 from collector.errors import FlowmlError
-from collector.hooks import attach
+from collector.hooks import Attachment, attach_egress, attach_ingress
 from collector.loader import Compiler, Loaded, compile_flags
 
 __all__ = ["check"]
@@ -98,19 +98,35 @@ def _interface(name: str, loaded: Loaded | None) -> Iterator[Finding]:
     yield Finding("ok", "interface", f"{name} is up{f', driver {driver}' if driver else ''}")
     mode = ""
     if loaded is not None:
+        hooks = Attachment(interface)
         try:
-            hooks = attach(interface, loaded, direction="both", xdp="auto", egress="auto")
-        except FlowmlError as error:
-            yield Finding("FAIL", "XDP", str(error))
-        else:
-            mode = hooks.xdp_mode
-            yield Finding("ok" if mode == "native" else "note", "XDP", "; ".join([mode, *hooks.notes[:1]]))
-            tcx = hooks.egress_mode == "tcx"
-            yield Finding(
-                "ok" if tcx else "note", "TCX", "yes" if tcx else "no (it came with 6.6): clsact is used"
-            )
+            yield from _hooks(hooks, loaded)
+        finally:
             hooks.detach()
-    yield from _distortions(interface, mode)
+        mode = hooks.xdp_mode
+    try:
+        yield from _distortions(interface, mode)
+    except OSError as error:
+        gone = interface.gone() or f"{name} does not tell its MTU ({error.strerror})"
+        yield Finding("FAIL", "interface", str(gone))
+
+
+def _hooks(hooks: Attachment, loaded: Loaded) -> Iterator[Finding]:
+    try:
+        attach_ingress(hooks, loaded.ingress_fd, "auto")
+    except FlowmlError as error:
+        yield Finding("FAIL", "XDP", str(error))
+        return
+    mode = hooks.xdp_mode
+    yield Finding("ok" if mode == "native" else "note", "XDP", "; ".join([mode, *hooks.notes]))
+    hooks.notes.clear()
+    try:
+        attach_egress(hooks, loaded.egress_fd, "auto")
+    except FlowmlError as error:
+        yield Finding("FAIL", "egress", str(error))
+        return
+    by = {"tcx": "TCX", "clsact": "clsact", "": "none"}[hooks.egress_mode]
+    yield Finding("note" if hooks.notes else "ok", "egress", "; ".join([by, *hooks.notes]))
 
 
 def _distortions(interface: netinfo.Interface, mode: str) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from collector.errors import InterfaceError, KernelError, PrivilegeError
 from collector.loader import Loaded
 from collector.netinfo import Interface
 
-__all__ = ["Attachment", "attach", "holder"]
+__all__ = ["Attachment", "attach", "attach_egress", "attach_ingress", "holder"]
 
 # <linux/bpf.h>, <linux/if_link.h>
 _ATTACH_XDP = 37
@@ -81,24 +81,25 @@ def attach(interface: Interface, loaded: Loaded, *, direction: str, xdp: str, eg
     Raises
     ------
     InterfaceError
-        The interface has an XDP program already (the message says whose), or refuses ours.
+        The interface has an XDP program already (the message says whose), refuses ours, or went away.
+    KernelError
+        The egress program is refused.
     """
     hooks = Attachment(interface)
     try:
-        _attach_xdp(hooks, loaded.ingress_fd, xdp)
+        attach_ingress(hooks, loaded.ingress_fd, xdp)
         if direction == "ingress":
             _listen(hooks)
-        elif interface.is_loopback():
-            hooks.notes.append("what goes out comes in again here, and is counted once: no egress hook")
         else:
-            _attach_egress(hooks, loaded.egress_fd, egress)
+            attach_egress(hooks, loaded.egress_fd, egress)
     except BaseException:
         hooks.detach()
         raise
     return hooks
 
 
-def _attach_xdp(hooks: Attachment, prog_fd: int, wanted: str) -> None:
+def attach_ingress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
+    """The XDP program alone; `wanted` and errors as for `attach`."""
     name, index = hooks.interface.name, hooks.interface.index
     for mode in ("native", "generic") if wanted == "auto" else (wanted,):
         try:
@@ -112,8 +113,8 @@ def _attach_xdp(hooks: Attachment, prog_fd: int, wanted: str) -> None:
                 raise PrivilegeError(
                     f"no right to attach to {name} ({error.strerror}): run with sudo"
                 ) from error
-            if error.errno == errno.ENODEV:
-                raise InterfaceError(f"{name} went away while attaching: see `ip link`") from error
+            if gone := hooks.interface.gone():
+                raise gone from error
             refusal = f"{name} refuses {mode} XDP ({error.strerror})"
             if mode == wanted or mode == "generic":
                 hint = "try --xdp generic" if wanted == "native" else f"see `flowml check {name}`"
@@ -129,17 +130,29 @@ def _listen(hooks: Attachment) -> None:
     try:
         hooks._listening = hooks.interface.listen_to_all()
     except OSError as error:
+        if gone := hooks.interface.gone():
+            raise gone from error
         hooks.notes.append(f"not in promiscuous mode ({error.strerror}): frames for others may be missing")
 
 
-def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
+def attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
+    """The egress program alone, but not on the loopback; `wanted` and errors as for `attach`."""
     name, index = hooks.interface.name, hooks.interface.index
+    try:
+        loopback = hooks.interface.is_loopback()
+    except OSError as error:
+        raise hooks.interface.gone() or InterfaceError(
+            f"{name} does not say what it is ({error.strerror}): try --direction ingress"
+        ) from error
+    if loopback:
+        hooks.notes.append("what goes out comes in again here, and is counted once: no egress hook")
+        return
     if wanted in ("auto", "tcx"):
         try:
             hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_TCX_EGRESS))
         except OSError as error:
-            if error.errno == errno.ENODEV:
-                raise InterfaceError(f"{name} went away while attaching: see `ip link`") from error
+            if gone := hooks.interface.gone():
+                raise gone from error
             if wanted == "tcx" or error.errno != errno.EINVAL:
                 raise KernelError(
                     f"{name} refuses TCX egress ({error.strerror}): "
@@ -149,7 +162,12 @@ def _attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
         else:
             hooks.egress_mode = "tcx"
             return
-    hooks._watcher = _attach_clsact(name, index, prog_fd)
+    try:
+        hooks._watcher = _attach_clsact(name, index, prog_fd)
+    except KernelError as error:
+        if gone := hooks.interface.gone():
+            raise gone from error
+        raise
     hooks.egress_mode = "clsact"
 
 

@@ -74,6 +74,12 @@ class Interface:
         """Whether what goes out comes in again."""
         return bool(self._flags() & _IFF_LOOPBACK)
 
+    def gone(self) -> InterfaceError | None:
+        """What to raise for whatever was just refused, if the interface is not here any more."""
+        if self.is_present():
+            return None
+        return InterfaceError(f"{self.name} went away meanwhile: see `ip link`")
+
     def listen_to_all(self) -> socket.socket:
         """Has the interface take in frames that are not for it, for as long as the socket is open."""
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
