@@ -50,7 +50,7 @@ class Option:
         """
         wanted = self._refusal(value)
         if wanted:
-            raise ConfigError(f"{where}: {self.name} = {value!r} must be {wanted}")
+            raise ConfigError(f"{where}: {self.name} = {_shown(value)} must be {wanted}")
         return value  # type: ignore[return-value]
 
     def _refusal(self, value: object) -> str:
@@ -70,6 +70,8 @@ class Option:
 
 
 DAY_MS = 24 * 3600 * 1000
+
+_SHOWN_MAX = 60
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -223,6 +225,15 @@ class Settings:
         }
 
 
+def _shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # hexadecimal digits in thousands; arrays nested deep
+        return "what stands there"
+    return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "..."
+
+
 def _nearest(word: str, valid: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(word, valid, n=1, cutoff=0.4)
     return f": did you mean {near[0]}?" if near else ""
@@ -238,7 +249,7 @@ def read(file: BinaryIO, name: str) -> dict[str, Value]:
     """
     try:
         document = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # broken TOML, broken UTF-8, or a number of thousands of digits
         raise ConfigError(f"{name} is not TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{name} is not a settings file: its values are nested without end") from error
@@ -248,7 +259,7 @@ def read(file: BinaryIO, name: str) -> dict[str, Value]:
             hint = _nearest(section, _SECTIONS) or f": it may be one of {', '.join(_SECTIONS)}"
             raise ConfigError(f"{name}: unknown section [{section}]{hint}")
         if not isinstance(content, dict):
-            raise ConfigError(f"{name}: {section} = {content!r} must be a section: write [{section}]")
+            raise ConfigError(f"{name}: {section} = {_shown(content)} must be a section: write [{section}]")
         valid = tuple(entry.name for entry in OPTIONS if entry.section == section)
         for key, value in content.items():
             if key not in valid:

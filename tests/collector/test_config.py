@@ -70,6 +70,11 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults() -> None:
         ("[output]\noutfile = 1\n", "outfile = 1 must be text"),
         ('[output]\noutfile = "a\\u0000"\n', "must be text without NUL characters"),
         ("x = " + 5000 * "[" + 5000 * "]", "nested without end"),
+        ("conntrack = " + 200 * "[" + 200 * "]", "conntrack = [[[[[[[[[["),
+        ("[conntrack]\nmax_connections = " + 5000 * "9", "my.toml is not TOML: "),
+        ("[conntrack]\nmax_connections = " + 4000 * "9", "999... must be from 1 to 16777216 connections"),
+        ("[conntrack]\nmax_connections = 0x" + 5000 * "9", "what stands there must be from 1 to"),
+        ("conntrack = 0x" + 5000 * "9", "conntrack = what stands there must be a section"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, said: str) -> None:
@@ -80,6 +85,7 @@ def test_what_is_wrong_is_named(text: str, said: str) -> None:
     assert said in str(error.value)
     assert str(error.value).startswith("my.toml")
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
 
 
 def test_a_flag_is_named_as_a_flag() -> None:
