@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import hosts_and_a_switch, sniff, two_hosts, wait_for
+from tests import frames
+from tests.lab import hosts_and_a_switch, sniff, two_hosts, veth_pair, wait_for
 from tests.oracle import Oracle, read_pcap
 from tests.tool import flowml
 from tests.traffic import Profile, start_device, start_server
@@ -89,6 +90,36 @@ def test_on_the_originator_s_own_host(tmp_path: Path) -> None:
     # 40,000 bytes of requests in segments of 1,448: at least 28, whatever the buffers were.
     assert all(record["s_pkt_cnt"] > 28 and record["s_bytes_sum"] > 41_000 for record in records)
     assert "filtered" not in counters
+
+
+SEND_NONLINEAR = """
+import socket, sys
+frame = bytes.fromhex(sys.argv[2])
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as port:
+    port.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR: a struct virtio_net_hdr comes first
+    port.bind((sys.argv[1], 0))
+    assert port.send(bytes(10) + frame) == 10 + len(frame)
+"""
+"""Sends a frame of more than a page. The header before it says that nothing of it has to be in one piece, so
+the kernel puts the Ethernet header alone into the buffer's linear part, and the rest into pages."""
+
+
+def test_headers_that_lie_outside_of_what_can_be_read_in_place() -> None:
+    """On the way out: IP and TCP headers are brought in, and the ClientHello behind them is found."""
+    hello = frames.CLIENT_HELLO + bytes(5000)
+    sent = [frames.tcp("S", seq=1), frames.tcp("A", hello, seq=2), frames.tcp("R", bytes(5000), seq=9)]
+    with veth_pair(mtu=9000) as wire:
+        with flowml(wire.right, "collect", wire.right.iface, "--direction", "both") as running:
+            for frame in sent:
+                send = ["python3", "-c", SEND_NONLINEAR, wire.right.iface, frame.hex()]
+                wire.right.run(send)
+            wait_for(lambda: len(running.lines()) == 1, "the connection")
+            assert running.stop() == 0
+            (record,), counters = running.lines(), running.counters()
+
+    assert counters == {"tracked": 3, "opened": 1, "delivered": 1}
+    assert (record["tls"], record["reason"], record["s_pkt_cnt"]) == (True, "rst", 3)
+    assert record["s_bytes_sum"] == sum(len(frame) - 14 for frame in sent)
 
 
 def of(capture: Path) -> list[tuple[str, int, bool, str, dict[str, float | None]]]:
