@@ -108,14 +108,16 @@ def test_headers_that_lie_outside_of_what_can_be_read_in_place() -> None:
     """On the way out: IP and TCP headers are brought in, and the ClientHello behind them is found."""
     hello = frames.CLIENT_HELLO + bytes(5000)
     sent = [frames.tcp("S", seq=1), frames.tcp("A", hello, seq=2), frames.tcp("R", bytes(5000), seq=9)]
-    with veth_pair(mtu=9000) as wire:
-        with flowml(wire.right, "collect", wire.right.iface, "--direction", "both") as running:
-            for frame in sent:
-                send = ["python3", "-c", SEND_NONLINEAR, wire.right.iface, frame.hex()]
-                wire.right.run(send)
-            wait_for(lambda: len(running.lines()) == 1, "the connection")
-            assert running.stop() == 0
-            (record,), counters = running.lines(), running.counters()
+    with (
+        veth_pair(mtu=9000) as wire,
+        flowml(wire.right, "collect", wire.right.iface, "--direction", "both") as running,
+    ):
+        for frame in sent:
+            send = ["python3", "-c", SEND_NONLINEAR, wire.right.iface, frame.hex()]
+            wire.right.run(send)
+        wait_for(lambda: len(running.lines()) == 1, "the connection")
+        assert running.stop() == 0
+        (record,), counters = running.lines(), running.counters()
 
     assert counters == {"tracked": 3, "opened": 1, "delivered": 1}
     assert (record["tls"], record["reason"], record["s_pkt_cnt"]) == (True, "rst", 3)
