@@ -26,6 +26,8 @@ __all__ = ["Classifier", "Formatter", "Source", "run", "stop_signals"]
 Log = Callable[[str], None]
 
 _STALLS = 10
+_SWEEP_SHARE = 0.02
+"""Of a core, what sweeping may take at the most."""
 
 
 class Classifier(Protocol):
@@ -143,11 +145,12 @@ def run(
                 if now >= end:
                     break
                 if now >= next_sweep:
+                    loop.swept_s = 0.0
                     for source in sources:
                         lost += loop.look_after(source, log)
-                    # From its end on, so that a sweep longer than the resolution leaves time for the rest.
+                    # From its end on, and the later the longer it took: large tables are swept more rarely.
                     now = time.monotonic()
-                    next_sweep = now + resolution_s
+                    next_sweep = now + max(resolution_s, loop.swept_s / _SWEEP_SHARE)
                 events = poll.poll(max(0.0, min(next_sweep, end) - now))
                 if any(fd == stop.fileno() for fd, _ in events):
                     break
@@ -174,6 +177,8 @@ class _Loop:
         self._sources = sources
         self._formatter = formatter
         self._sink = sink
+        self.swept_s = 0.0
+        """What the sweeps of this round took, seconds."""
 
     def drain(self, source: Source) -> None:
         """Takes finished flows out of the ring, and their lines to the sink."""
@@ -189,7 +194,9 @@ class _Loop:
             return []
         trouble = source.trouble()
         if not trouble:
+            begin = time.monotonic()
             source.table.sweep(SweepMode.TIMEOUT)
+            self.swept_s += time.monotonic() - begin
             self.drain(source)
             return []
         log(f"{trouble}: detached, what was counted is being written")

@@ -11,6 +11,7 @@ import re
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from collector import kernel, netinfo
 from collector.errors import FlowmlError, KernelError, OutputError
 from collector.hooks import Attachment
 from collector.pipeline import Formatter, Source, run
+from collector.records import SweepMode
 from collector.sink import Sink, open_sink
 from tests import frames
 from tests.lab import wait_for
@@ -86,6 +88,26 @@ def test_a_stop_is_seen_though_a_sweep_takes_longer_than_the_resolution(tmp_path
         sink.close()
     assert errors == []
     assert ports_in(tmp_path / "out.jsonl") == [*range(1, 8)]
+
+
+def test_sweeps_take_a_fiftieth_of_the_time_at_the_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of which a sweep takes 50 ms is not swept every millisecond: the next comes 2.5 s later."""
+    sweeps: list[SweepMode] = []
+
+    def slow(mode: SweepMode) -> None:
+        sweeps.append(mode)
+        time.sleep(0.05)
+
+    with Replay(flags=()) as programs:
+        monkeypatch.setattr(programs.table, "sweep", slow)
+        sink = open_sink(str(tmp_path / "out.jsonl"))
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            run([source(programs)], LINES, sink, stop=ours, resolution_s=0.001, duration_s=1, log=print)
+        sink.close()
+    assert sweeps == [SweepMode.TIMEOUT]
 
 
 def test_a_duration_ends_it_with_everything_written(tmp_path: Path) -> None:
