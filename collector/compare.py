@@ -34,6 +34,16 @@ class Tally:
     first: str = ""
     """The first that differs, both sides."""
 
+    def add(self, other: Tally) -> None:
+        """Takes over what another one found."""
+        self.connections += other.connections
+        self.counters += other.counters
+        self.differ += other.differ
+        self.first = self.first or other.first
+        for name in NAMES:
+            self.compared[name] += other.compared[name]
+            self.largest[name] = max(self.largest[name], other.largest[name])
+
     def add_features(self, ours: Any, theirs: Any, scale: Sequence[float] | None = None) -> None:
         """Differences of two matrices of shape (n_connections, 17), column by column times `scale`."""
         difference = np.abs(ours - theirs)

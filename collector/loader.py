@@ -93,7 +93,7 @@ class Compiler:
             with theirs:
                 self._process = self._start(theirs, log_fd)
         except OSError as error:
-            self._log.unlink()
+            self._log.unlink(missing_ok=True)
             hint = _MORE_FILES if error.errno == errno.EMFILE else "free memory, or end other processes"
             raise KernelError(
                 f"the compiling process cannot be started ({error.strerror}): {hint}"
@@ -122,7 +122,7 @@ class Compiler:
         self._channel.close()
         self._process.wait()
         if not self._log_is_named:
-            self._log.unlink()
+            self._log.unlink(missing_ok=True)
 
     def load(self, flags: Sequence[str], *, max_connections: int) -> Loaded:
         """Compiles the core with these flags, loads it, and fills the stack of free slots.

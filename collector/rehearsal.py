@@ -128,18 +128,20 @@ class Stage:
             return
         expected = _on_cpu(tape, limits)
         speed = _speed(tape)
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):  # a busy machine loses packets, or holds them up
+            found = Tally()
             records, seen = self._replay(tape, speed)
-            if seen == tape.packets:
+            _compare(name, expected, records, speed, found)
+            self.fastest = max(self.fastest, speed)
+            if seen == tape.packets and not found.differ:
                 break
             speed /= 2
-        else:
+        if seen != tape.packets:
             raise KernelError(
                 f"{name}: {seen} of {tape.packets} packets came over the wire: this machine is too busy for "
                 "a replay; try again, or pass --no-live"
             )
-        self.fastest = max(self.fastest, speed)
-        _compare(name, expected, records, speed, tally)
+        tally.add(found)
 
     def _replay(self, tape: Tape, speed: float) -> tuple[list[dict[str, Any]], int]:
         """The records that were collected, and how many packets came."""

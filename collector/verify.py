@@ -115,7 +115,7 @@ def _in_kernel_and_on_cpu(
 
 def _report(proof: _Proof, wire: Tally | None, fastest: float, write: Write) -> None:
     tally = proof.tally
-    write(f"{proof.captures} captures, {proof.packets} packets, {tally.connections} connections")
+    write(f"captures {proof.captures}, packets {proof.packets}, connections {tally.connections}")
     if proof.not_run:
         write(f"{proof.not_run} packets hold no whole link header: the kernel was not asked about them")
     write("")

@@ -86,7 +86,7 @@ def test_what_is_equal_is_said_feature_by_feature(capture: Path) -> None:
     done = run(capture)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 captures, 29 packets, 4 connections" in done.stdout
+    assert "captures 1, packets 29, connections 4" in done.stdout
     table = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.split()[:1] != []}
     assert set(NAMES) <= set(table)
     assert table["s_pkt_cnt"][1:5] == ["4", "0", "4", "0"]
