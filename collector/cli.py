@@ -54,6 +54,10 @@ Duration = Annotated[int | None, _flag("duration", "SECONDS")]
 User = Annotated[str | None, _flag("user", "NAME")]
 Xdp = Annotated[str | None, _flag("xdp", "MODE")]
 Egress = Annotated[str | None, _flag("egress", "HOOK")]
+Force = Annotated[
+    bool, typer.Option("--force", help="go on with a model that is for other features, filter or timeouts")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="go on even if many rows are unusable")]
 
 
 def _version(wanted: bool) -> None:
@@ -89,6 +93,7 @@ def attach(
     user: User = None,
     xdp: Xdp = None,
     egress: Egress = None,
+    force: Force = False,
 ) -> None:
     """Predict which device each connection came from, live.
 
@@ -115,7 +120,7 @@ def attach(
         xdp=xdp,
         egress=egress,
     )
-    online.attach(interfaces, settings)
+    online.attach(interfaces, settings, force=force)
 
 
 @app.command()
@@ -270,20 +275,101 @@ def verify(
 @app.command()
 def train(
     data: Annotated[
-        Path, typer.Argument(help="training data, one JSON object a line", metavar="TRAIN.jsonl")
+        list[Path],
+        typer.Argument(help="training data, one JSON object a line", metavar="TRAIN.jsonl..."),
     ],
     model: Annotated[Path, typer.Argument(help="the model to write", metavar="MODEL.joblib")],
-    trees: Annotated[int, typer.Option(help="trees of the forest", min=1)] = 100,
+    estimator: Annotated[
+        str,
+        typer.Option(help="what is trained: forest, extra-trees, boosted or logistic", metavar="NAME"),
+    ] = "forest",
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="how rows are held out to score on: capture, time or row (at random, which flatters); "
+            "default: by capture where rows name several, else by time, else not at all",
+            metavar="WAY",
+            show_default=False,
+        ),
+    ] = None,
+    test_size: Annotated[
+        float, typer.Option(help="share of each class to hold out, at most 0.5", metavar="SHARE")
+    ] = 0.2,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="folder for a report on the rows held out", metavar="DIR", show_default=False),
+    ] = None,
+    trees: Annotated[
+        int | None,
+        typer.Option(
+            help="trees of a forest, or rounds of boosting (default 100)", min=1, show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same model", min=0)] = 0,
     jobs: Annotated[int | None, typer.Option(help="processors to train on (default: all)", min=1)] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="train even if many rows are unusable")
-    ] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
-    """Train a forest on JSON lines and write it with its labels and its contract."""
+    """Train a model on JSON lines and write it with its labels and its contract.
+
+    It is scored on rows held out, then fitted on all.
+    """
+    from ml.progress import Terminal
     from ml.train import train as run
 
-    run([data], model, trees=trees, seed=seed, jobs=jobs, skip_bad=skip_bad, report=_say)
+    terminal = Terminal(sys.stderr)
+    run(
+        data,
+        model,
+        estimator=estimator,
+        trees=trees,
+        seed=seed,
+        jobs=jobs,
+        group_by=group_by,
+        test_size=test_size,
+        skip_bad=skip_bad,
+        report_to=report,
+        say=terminal.say,
+        progress=terminal.progress,
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="the model to judge", metavar="MODEL")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="rows that it was not trained on, as for train", metavar="TEST.jsonl..."),
+    ],
+    report: Annotated[
+        Path | None, typer.Option(help="folder for a report", metavar="DIR", show_default=False)
+    ] = None,
+    labels_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="labels to decode with (default: MODEL.labels.json)", metavar="FILE", show_default=False
+        ),
+    ] = None,
+    force: Force = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Score a model on labelled JSON lines; the numbers go to standard output as one JSON object."""
+    import json
+
+    from ml.evaluate import evaluate as run
+    from ml.progress import Terminal
+
+    terminal = Terminal(sys.stderr)
+    found = run(
+        model,
+        data,
+        labels_file=labels_file,
+        force=force,
+        skip_bad=skip_bad,
+        report_to=report,
+        say=terminal.say,
+        progress=terminal.progress,
+    )
+    typer.echo(json.dumps(found, default=repr, ensure_ascii=False))
 
 
 @app.command()

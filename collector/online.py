@@ -62,8 +62,11 @@ def read_settings(config_path: Path | None, *, offline: bool = False, **flags: o
         return config.resolve(config.read(file, str(config_path)), flags, offline=offline)
 
 
-def attach(interfaces: Sequence[str], settings: Settings) -> None:
-    """Predicts the label of every connection on the interfaces until stopped."""
+def attach(interfaces: Sequence[str], settings: Settings, *, force: bool = False) -> None:
+    """Predicts the label of every connection on the interfaces until stopped.
+
+    With `force` also by a model whose contract says that it is for another kind of capture.
+    """
     from ml.model import open_model  # imports scikit-learn
 
     if not settings.model:
@@ -74,7 +77,7 @@ def attach(interfaces: Sequence[str], settings: Settings) -> None:
         )
     labels = Path(settings.labels_file) if settings.labels_file else None
     require_rights()
-    files = open_model(Path(settings.model), labels, open_as_caller)
+    files = open_model(Path(settings.model), labels, open_as_caller, force=force)
     files.check(filter=settings.filter, timeouts=settings.timeouts)
     _online(interfaces, settings, files)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Answers", "Classifier", "most_probable"]
+__all__ = ["Answers", "Classifier", "most_probable", "one_line"]
 
 Answers = tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]
 """For each row the index of its class in `Classifier.labels`, and the probability of that class."""
@@ -45,3 +45,9 @@ def most_probable(probabilities: npt.NDArray[np.float64]) -> Answers:
     """
     best = np.argmax(probabilities, axis=1)
     return best, probabilities[np.arange(len(best)), best].astype(np.float64, copy=False)
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, cut to one line of a message."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else text[:197] + "..."

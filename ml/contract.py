@@ -12,7 +12,7 @@ import orjson
 
 from collector.errors import ModelError
 from collector.features import FEATURES
-from ml.origin import Origin
+from ml.origin import TIMEOUTS, Origin
 
 __all__ = ["NAN_KEPT", "Contract", "flowml_features", "library_versions"]
 
@@ -22,7 +22,7 @@ FORMAT = 1
 NAN_KEPT = "kept"
 """The NaN rule: an undefined feature reaches the estimator as NaN."""
 
-_LIBRARIES = ("numpy", "scikit-learn", "joblib", "flowml")
+_LIBRARIES = ("numpy", "scikit-learn", "joblib", "onnxruntime", "flowml")
 
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
@@ -109,47 +109,46 @@ class Contract:
         values["features"] = tuple((feature["name"], feature["unit"]) for feature in document["features"])
         return cls(**values)
 
-    def check_features(self, model: str) -> None:
-        """Compares the model's inputs with the features of this flowml.
+    def feature_differences(self, model: str) -> list[str]:
+        """How the model's inputs differ from what this flowml gives it: features, order, units, NaN rule.
 
-        Raises
-        ------
-        ModelError
-            Other features, another order, other units, or another NaN rule; the text names the difference.
+        Parameters
+        ----------
+        model
+            Its name, for the text.
         """
-        difference = _difference(self.features, flowml_features())
-        if difference:
-            raise ModelError(f"{model} was trained on other features: {difference}; train it again")
+        found = []
+        if difference := _difference(self.features, flowml_features()):
+            found.append(f"{model} was trained on other features: {difference}; train it again")
         if self.nan != NAN_KEPT:
-            raise ModelError(
+            found.append(
                 f"{model} was trained with NaN {self.nan!r}, flowml serves NaN {NAN_KEPT!r}; train it again"
             )
+        return found
 
-    def check_origin(self, model: str, asked: Origin) -> list[str]:
-        """Compares how the training data was captured with how the model's input will be.
+    def origin_differences(self, model: str, asked: Origin) -> list[str]:
+        """How the training data was captured otherwise than the model's input will be.
 
-        Returns
-        -------
-        The settings of which that is not known.
-
-        Raises
-        ------
-        ModelError
-            When a known one differs.
+        What one of them does not know is no difference.
         """
-        if self.filter is not None and self.filter != asked.filter:
-            raise ModelError(
+        found = []
+        if None not in (self.filter, asked.filter) and self.filter != asked.filter:
+            found.append(
                 f"{model} was trained on filter={self.filter}, but filter={asked.filter} is asked: "
                 f"pass --filter {self.filter}, or train on such data"
             )
         for name, value in asked.timeouts.items():
             trained = self.timeouts.get(name)
-            if trained is not None and trained != value:
-                raise ModelError(
+            if None not in (trained, value) and trained != value:
+                found.append(
                     f"{model} was trained on {name}={trained} ms, but {name}={value} ms is asked: "
                     f"set {name} to {trained}, or train on such data"
                 )
-        unknown = [name for name in asked.timeouts if self.timeouts.get(name) is None]
+        return found
+
+    def unknown_origin(self) -> list[str]:
+        """The settings of the training data's capture that are not known."""
+        unknown = [name for name in TIMEOUTS if self.timeouts.get(name) is None]
         return unknown if self.filter is not None else ["filter", *unknown]
 
 

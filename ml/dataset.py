@@ -1,4 +1,4 @@
-"""Training data: JSON Lines to a matrix, its labels, and what a split needs to know.
+"""Training and test data: JSON Lines to a matrix, its labels, and what a split needs to know.
 
 One object a line. The label is `s_mac`; the features are `fts`, an array in the order of
 `features.NAMES`, or else the fields of those names. `null` is an undefined feature and becomes NaN.
@@ -114,8 +114,8 @@ class _Row(NamedTuple):
     """Microseconds since 1970, or `_NOT_A_TIME`."""
 
 
-def read(paths: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
-    """Reads training data from one or several files.
+def read(paths: Sequence[Path], *, skip_bad: bool = False, to_train: bool = True) -> Dataset:
+    """Reads training or test data from one or several files.
 
     Blank lines are skipped. Lines that cannot be used are left out and listed; more than 1 % of them is
     refused.
@@ -126,13 +126,16 @@ def read(paths: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
         JSON Lines files.
     skip_bad
         Accept any share of lines that cannot be used.
+    to_train
+        Refuse what nothing can be learned from: rows of one class only.
 
     Raises
     ------
     UsageError
         No file, or the same file twice (its rows would be on both sides of every split).
     DatasetError
-        A file cannot be read; too many lines cannot be used; no row; only one class.
+        A file cannot be read; too many lines cannot be used; no row, or none with a defined feature; to
+        train, only one class.
     """
     _check_paths(paths)
     digest = hashlib.sha256()
@@ -155,7 +158,9 @@ def read(paths: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
             captures.append(capture_ids.setdefault(row.capture, len(capture_ids)))
             start.append(row.start)
     _check_bad(bad, len(labels) + len(bad), skip_bad)
-    _check_classes(paths, label_ids, len(labels), bad)
+    _check_rows(paths, features, len(labels), bad)
+    if to_train:
+        _check_classes(paths, label_ids, len(labels))
     classes = tuple(sorted(label_ids))
     class_of = np.empty(len(classes), dtype=np.intp)
     class_of[[label_ids[label] for label in classes]] = np.arange(len(classes))
@@ -178,11 +183,11 @@ def summary(bad: Sequence[BadRow]) -> str:
 
 def _check_paths(paths: Sequence[Path]) -> None:
     if not paths:
-        raise UsageError("no training data: name at least one JSON Lines file")
+        raise UsageError("no data: name at least one JSON Lines file")
     seen: set[str] = set()
     for path in paths:
         if os.path.realpath(path) in seen:
-            raise UsageError(f"{path} is named twice: name each training file once")
+            raise UsageError(f"{path} is named twice: name each file once")
         seen.add(os.path.realpath(path))
 
 
@@ -198,20 +203,27 @@ def _check_bad(bad: Sequence[BadRow], total: int, skip_bad: bool) -> None:
     if not skip_bad and len(bad) * 100 > total * _BAD_PER_CENT:
         raise DatasetError(
             f"{len(bad)} of {total} rows cannot be used, more than {_BAD_PER_CENT} %: {summary(bad)}; "
-            "correct them, or train without them with --skip-bad"
+            "correct them, or leave them out with --skip-bad"
         )
 
 
-def _check_classes(paths: Sequence[Path], labels: dict[str, int], rows: int, bad: Sequence[BadRow]) -> None:
+def _check_rows(paths: Sequence[Path], features: array[float], rows: int, bad: Sequence[BadRow]) -> None:
     names = ", ".join(path.name for path in paths)
-    if not labels and bad:
+    if not rows and bad:
         raise DatasetError(f"not one of {len(bad)} rows can be used: {summary(bad)}; correct them")
-    if not labels:
-        raise DatasetError(f"{names}: no row to train on; collect some with `flowml collect`")
+    if not rows:
+        raise DatasetError(f"{names}: no row; collect some with `flowml collect`")
+    if np.isnan(features).all():
+        raise DatasetError(
+            f"{names}: every feature of all {rows} rows is undefined (null); collect rows that were measured"
+        )
+
+
+def _check_classes(paths: Sequence[Path], labels: dict[str, int], rows: int) -> None:
     if len(labels) == 1:
         raise DatasetError(
-            f"{names}: every one of the {rows} rows has the label {next(iter(labels))!a}, and a model of one "
-            "class knows nothing; add rows of a second device"
+            f"{', '.join(path.name for path in paths)}: every one of the {rows} rows has the label "
+            f"{next(iter(labels))!a}, and a model of one class knows nothing; add rows of a second device"
         )
 
 

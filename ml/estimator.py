@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from collector.errors import ModelError
 from collector.features import NAMES
-from ml.classifier import Answers, Classifier, most_probable
+from ml.classifier import Answers, Classifier, most_probable, one_line
 from ml.forest import ForestClassifier, is_forest
 from ml.labels import decode
 
-__all__ = ["EstimatorClassifier", "classifier_of", "one_line"]
+__all__ = ["EstimatorClassifier", "classifier_of"]
 
 
 class EstimatorClassifier:
@@ -78,12 +78,6 @@ def classifier_of(estimator: Any, name: str, labels: tuple[str, ...] | None, lab
     if is_forest(estimator):
         return ForestClassifier(estimator, decoded)
     return EstimatorClassifier(estimator, decoded)
-
-
-def one_line(error: BaseException) -> str:
-    """What went wrong, cut to one line of a message."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _try_out(estimator: Any, name: str, labels: tuple[str, ...]) -> None:

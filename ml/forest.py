@@ -1,4 +1,4 @@
-"""The default estimator: a random forest."""
+"""Random forests and extra trees as a `Classifier`: scikit-learn's answers without what its calls cost."""
 
 from __future__ import annotations
 
@@ -9,37 +9,21 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 
-from ml.classifier import Answers, most_probable
-from ml.dataset import Dataset
+from ml.classifier import Answers, most_probable, one_line
+from ml.engine import OnnxForest
 
-__all__ = ["ForestClassifier", "is_forest", "train"]
+__all__ = ["ForestClassifier", "hard_rows", "is_forest"]
 
+Probabilities = npt.NDArray[np.float64]
 
-def train(dataset: Dataset, trees: int, seed: int, jobs: int | None) -> RandomForestClassifier:
-    """Fits a forest on all rows; its classes are the class ids of the data set.
+_LARGE = 150_000_000
+"""Rows times nodes, from which on it is faster to ask tree after tree: a tree fits in the cache, and a forest
+does not."""
 
-    The forest depends on the data, `trees` and `seed` alone.
+_MOST_NODES = 2_000_000
+"""Beyond that handing them over takes seconds, and gigabytes."""
 
-    Parameters
-    ----------
-    dataset
-        NaN is passed on to the trees, which learn at each split which way it goes.
-    trees
-        How many.
-    seed
-        Of the rows and columns that each tree sees.
-    jobs
-        How many trees are fitted at a time; None: as many as there are CPUs.
-    """
-    forest = RandomForestClassifier(
-        n_estimators=trees, random_state=seed, n_jobs=-1 if jobs is None else jobs
-    )
-    with warnings.catch_warnings():
-        # Many classes of few rows each look to scikit-learn like numbers to be estimated.
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        forest.fit(dataset.X, dataset.y)
-    # How many CPUs it was trained on is nothing that the model file should carry to another machine.
-    return forest.set_params(n_jobs=1)
+_CHECKED_ROWS = 256
 
 
 def is_forest(estimator: Any) -> bool:
@@ -49,25 +33,117 @@ def is_forest(estimator: Any) -> bool:
 
 
 class ForestClassifier:
-    """A forest without the wrapping that costs scikit-learn 11 ms a call.
+    """A forest that answers as scikit-learn's `predict` does, label for label.
 
-    The trees are asked directly and summed in order, so that probabilities are those of `predict_proba`
-    with one job, to the last bit.
+    Small batches go to ONNX Runtime, which adds in float32. Where that leaves open which of two classes is
+    ahead, and for large batches, the trees are asked directly and added up in scikit-learn's order, which
+    gives its probabilities to the last bit.
+
+    What was built is compared with scikit-learn once, on rows that are hard to get right. If ONNX Runtime
+    disagrees it is not used; if the trees do, scikit-learn itself answers. Either is a `UserWarning`.
     """
 
     def __init__(self, forest: Any, labels: tuple[str, ...]) -> None:
         self.labels = labels
+        self._forest = forest
         self._trees = [tree.tree_ for tree in forest.estimators_]
+        self._nodes = sum(tree.node_count for tree in self._trees)
+        self._large = _LARGE // self._nodes
+        self._fast = self._onnx()
+        self._check()
 
-    def probabilities(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Of every class, shape (n_rows, n_classes), for rows as in `Classifier.predict`."""
-        rows = X.astype(np.float32)  # what the trees were grown on: thresholds are between float32 values
-        total = np.zeros((len(X), len(self.labels)))
+    def predict(self, X: npt.NDArray[np.float64]) -> Answers:
+        """See `Classifier.predict`. Probabilities are within float32 of scikit-learn's."""
+        # What the trees were grown on: a threshold lies between two float32 values.
+        rows = np.ascontiguousarray(X, dtype=np.float32)
+        if self._fast is None or not 0 < len(rows) < self._large:
+            return most_probable(self._exact(rows))
+        return self._quick(self._fast, rows)
+
+    def exact(self, X: npt.NDArray[np.float64]) -> Probabilities:
+        """Of every class, shape (n_rows, n_classes): those of `predict_proba` with one job, bit for bit."""
+        return self._exact(X.astype(np.float32))
+
+    def _quick(self, engine: OnnxForest, rows: npt.NDArray[np.float32]) -> Answers:
+        classes, sums = engine.first_two(rows)
+        best, ahead = classes[:, 0], sums[:, 0].astype(np.float64) / len(self._trees)
+        lead = sums[:, 0] - sums[:, 1]
+        undecided = 2 * engine.error * len(self._trees)
+        if lead.min() <= undecided:
+            close = lead <= undecided
+            best[close], ahead[close] = most_probable(self._exact(rows[close]))
+        return best, ahead
+
+    def _exact(self, rows: npt.NDArray[np.float32]) -> Probabilities:
+        if not self._trees:
+            return self._by_scikit_learn(rows)
+        total = np.zeros((len(rows), len(self.labels)))
         for tree in self._trees:
             total += tree.predict(rows)
         total /= len(self._trees)
         return total
 
-    def predict(self, X: npt.NDArray[np.float64]) -> Answers:
-        """See `Classifier.predict`."""
-        return most_probable(self.probabilities(X))
+    def _by_scikit_learn(self, rows: npt.NDArray[np.float32]) -> Probabilities:
+        if len(rows) == 0:  # which it refuses
+            return np.empty((0, len(self.labels)))
+        probabilities: Probabilities = self._forest.predict_proba(rows)
+        return probabilities
+
+    def _onnx(self) -> OnnxForest | None:
+        if len(self.labels) < 2:
+            return None  # there is nothing to find out
+        if self._nodes > _MOST_NODES:
+            self._say(f"has {self._nodes} nodes, too many to hand to ONNX Runtime")
+            return None
+        try:
+            return OnnxForest(self._trees, len(self.labels))
+        except Exception as error:  # the runtime can refuse in any way
+            self._say(f"cannot be run by ONNX Runtime ({one_line(error)})")
+            return None
+
+    def _say(self, what: str) -> None:
+        warnings.warn(
+            f"this {type(self._forest).__name__} {what}: it is asked tree by tree, "
+            "which is slower for few connections at a time",
+            stacklevel=2,
+        )
+
+    def _check(self) -> None:
+        rows = hard_rows(self._trees, _CHECKED_ROWS)
+        expected = self._by_scikit_learn(rows)
+        if not np.allclose(self._exact(rows), expected, rtol=0, atol=1e-12):
+            self._fast, self._trees = None, []
+            warnings.warn(
+                f"the trees of this {type(self._forest).__name__} do not add up to what its predict_proba "
+                "says: scikit-learn answers, which is slow for few connections at a time",
+                stacklevel=2,
+            )
+        elif self._fast is not None:
+            far = np.abs(self._fast.probabilities(rows) - expected).max() > self._fast.error
+            classes, _ = self._quick(self._fast, rows)
+            if far or (classes != np.argmax(expected, axis=1)).any():
+                self._fast = None
+                self._say("gets other answers from ONNX Runtime than from scikit-learn")
+
+
+def hard_rows(trees: list[Any], n_rows: int) -> npt.NDArray[np.float32]:
+    """Rows that are hard to get right, shape (n_rows, n_features).
+
+    Their values are thresholds of the trees (`tree_`) and the float32 values beside them, a tenth NaN. The
+    first row is NaN alone.
+    """
+    random = np.random.default_rng(0)
+    n_features = trees[0].n_features
+    rows = np.zeros((n_rows, n_features), np.float32)
+    feature = np.concatenate([tree.feature for tree in trees])
+    threshold = np.concatenate([tree.threshold for tree in trees])
+    for i in range(n_features):
+        known = threshold[(feature == i) & np.isfinite(threshold)].astype(np.float32)
+        if len(known):
+            rows[:, i] = random.choice(known, n_rows)
+    side = random.integers(-1, 2, rows.shape)
+    beside = np.nextafter(rows, np.where(side < 0, -np.inf, np.inf).astype(np.float32))
+    rows = np.where(side == 0, rows, beside)
+    rows[np.isinf(rows) | (random.random(rows.shape) < 0.1)] = np.nan
+    rows[0] = np.nan
+    return rows

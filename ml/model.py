@@ -21,9 +21,9 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from collector.errors import ModelError
 from ml.atomic import replace_all
-from ml.classifier import Classifier
+from ml.classifier import Classifier, one_line
 from ml.contract import Contract
-from ml.estimator import classifier_of, one_line
+from ml.estimator import classifier_of
 from ml.labels import from_json, labels_path, to_json
 from ml.origin import Origin
 
@@ -39,21 +39,41 @@ __all__ = [
 
 _SKLEARN_PACKAGES = (
     "calibration",
+    "cluster",
     "compose",
+    "covariance",
+    "cross_decomposition",
+    "decomposition",
     "discriminant_analysis",
+    "dummy",
     "ensemble",
+    "feature_extraction",
+    "feature_selection",
+    "gaussian_process",
     "impute",
+    "isotonic",
+    "kernel_approximation",
+    "kernel_ridge",
     "linear_model",
+    "manifold",
+    "mixture",
     "model_selection",
+    "multiclass",
+    "multioutput",
     "naive_bayes",
     "neighbors",
     "neural_network",
     "pipeline",
     "preprocessing",
+    "random_projection",
+    "semi_supervised",
     "svm",
     "tree",
 )
 """Where classifiers, and what is put before them, are from."""
+
+_FOREST = "sklearn.ensemble._forest."
+"""Estimators that hold none of other packages, so that less has to be imported: what `flowml train` makes."""
 
 Opener = Callable[[Path], BinaryIO]
 
@@ -121,6 +141,8 @@ class ModelFiles:
         That file's, for messages.
     warnings
         What the user should know and is no reason to refuse; `check` and `load` add to it.
+    force
+        Whether to go on where the contract says that the model is not fit for what is asked.
     """
 
     path: Path
@@ -129,6 +151,7 @@ class ModelFiles:
     labels: tuple[str, ...] | None
     labels_name: str
     warnings: list[str] = field(default_factory=list)
+    force: bool = False
 
     def modules(self) -> list[str]:
         """Modules that unpickling will import: for a caller who cannot read them any more when it does.
@@ -136,35 +159,41 @@ class ModelFiles:
         They are of a fixed list. A file of the user's does not decide what is imported with rights that the
         user may not have.
         """
-        path = self.contract.estimator.split(".") if self.contract else []
-        named = [package for package in _SKLEARN_PACKAGES if path[:2] == ["sklearn", package]]
-        return [f"sklearn.{package}" for package in named or _SKLEARN_PACKAGES]
+        if self.contract is not None and self.contract.estimator.startswith(_FOREST):
+            return ["sklearn.ensemble"]
+        return [f"sklearn.{package}" for package in _SKLEARN_PACKAGES]
 
-    def check(self, *, filter: str, timeouts: Mapping[str, int]) -> None:
+    def check(self, *, filter: str | None, timeouts: Mapping[str, int | None]) -> None:
         """Compares the contract with the capture that the model is to serve.
 
         Parameters
         ----------
         filter
-            Which connections will be asked about: tls or tcp.
+            Which connections will be asked about: tls or tcp; None if that is not known.
         timeouts
-            `origin.TIMEOUTS`, in milliseconds.
+            `origin.TIMEOUTS`, in milliseconds; None where that is not known.
 
         Raises
         ------
         ModelError
-            Features, NaN rule, filter or a timeout differ; the text names the difference. What the contract
-            does not know is only warned of.
+            Features, NaN rule, filter or a timeout differ; the text names the difference. With `force` all
+            of them are warnings. What the contract does not know is only warned of.
         """
         if self.contract is None:
             return
-        self.contract.check_features(self.path.name)
-        unknown = self.contract.check_origin(self.path.name, Origin(filter, dict(timeouts)))
-        if unknown:
+        name = self.path.name
+        self._refuse(self.contract.feature_differences(name))
+        self._refuse(self.contract.origin_differences(name, Origin(filter, dict(timeouts))))
+        if unknown := self.contract.unknown_origin():
             self.warnings.append(
-                f"{self.path.name} does not say with which {', '.join(unknown)} its training data was "
+                f"{name} does not say with which {', '.join(unknown)} its training data was "
                 "captured: answers are only good if it was with those of this capture"
             )
+
+    def _refuse(self, differences: Sequence[str]) -> None:
+        if differences and not self.force:
+            raise ModelError(f"{differences[0]}; or go on all the same with --force")
+        self.warnings += [text for text in differences if text not in self.warnings]
 
     def load(self) -> Classifier:
         """Runs the pickle.
@@ -173,11 +202,11 @@ class ModelFiles:
         ------
         ModelError
             The bytes are not those that were trained; the pickle fails; what comes out is no classifier of
-            flowml's features, or has more classes than there are labels.
+            flowml's features, or has more classes than there are labels. Of these `force` changes nothing.
         """
         name = self.path.name
         if self.contract is not None:
-            self.contract.check_features(name)
+            self._refuse(self.contract.feature_differences(name))
             if hashlib.sha256(self.data).hexdigest() != self.contract.model_sha256:
                 raise ModelError(
                     f"{name} changed after training: its SHA-256 is not the one in "
@@ -230,7 +259,9 @@ class ModelFiles:
         self.warnings.extend(dict.fromkeys(texts))
 
 
-def open_model(path: Path, labels_file: Path | None = None, opener: Opener = _open) -> ModelFiles:
+def open_model(
+    path: Path, labels_file: Path | None = None, opener: Opener = _open, *, force: bool = False
+) -> ModelFiles:
     """Reads a model's three files, of which it parses only the plain data.
 
     Parameters
@@ -242,6 +273,8 @@ def open_model(path: Path, labels_file: Path | None = None, opener: Opener = _op
     opener
         Opens a file for reading in binary: where the caller has more rights than the user who named the
         file, with that user's.
+    force
+        As in `ModelFiles`.
 
     Raises
     ------
@@ -271,7 +304,7 @@ def open_model(path: Path, labels_file: Path | None = None, opener: Opener = _op
         if labels_file is not None:
             raise ModelError(f"there is no file of labels {labels_file}; name one") from None
         notes.append(f"{path.name} has no labels ({labels_from.name}): class ids are shown as unknown_<id>")
-    return ModelFiles(path, data, contract, labels, labels_from.name, notes)
+    return ModelFiles(path, data, contract, labels, labels_from.name, notes, force)
 
 
 def _read(path: Path, opener: Opener) -> bytes:

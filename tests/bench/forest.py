@@ -41,7 +41,7 @@ def main() -> None:
             seed=0,
             jobs=None,
             skip_bad=False,
-            report=lambda line: print(line, file=sys.stderr),
+            say=lambda line: print(line, file=sys.stderr),
         )
 
 

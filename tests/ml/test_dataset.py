@@ -144,7 +144,7 @@ def test_more_than_one_per_cent_is_refused(tmp_path: Path) -> None:
 
     assert str(refused.value) == (
         "1 of 99 rows cannot be used, more than 1 %: train.jsonl line 99: not an object; "
-        "correct them, or train without them with --skip-bad"
+        "correct them, or leave them out with --skip-bad"
     )
 
 
@@ -186,8 +186,8 @@ def test_several_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "train.jsonl: no row to train on; collect some with `flowml collect`"),
-        ([b"", b" "], "train.jsonl: no row to train on; collect some with `flowml collect`"),
+        ([], "train.jsonl: no row; collect some with `flowml collect`"),
+        ([b"", b" "], "train.jsonl: no row; collect some with `flowml collect`"),
         ([b"7"], "not one of 1 rows can be used: train.jsonl line 1: not an object; correct them"),
         (
             [FIRST, FIRST],
@@ -220,7 +220,7 @@ def test_files_that_make_no_sense(tmp_path: Path) -> None:
     path = write(tmp_path / "train.jsonl", [FIRST, SECOND])
     (tmp_path / "link.jsonl").symlink_to(path)
 
-    with pytest.raises(UsageError, match="no training data"):
+    with pytest.raises(UsageError, match="no data: name"):
         dataset.read([])
     with pytest.raises(UsageError, match=r"link\.jsonl is named twice"):
         dataset.read([path, tmp_path / "link.jsonl"])

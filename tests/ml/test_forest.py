@@ -1,7 +1,12 @@
-"""The forest: what is asked of the trees directly is what scikit-learn would have said."""
+"""The forest: what it answers, through whichever engine, is what scikit-learn would have said."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +18,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier
 
 from ml.classifier import most_probable
-from ml.dataset import Dataset
-from ml.forest import ForestClassifier, is_forest, train
-from tests.ml.samples import dataset, numbers
+from ml.forest import ForestClassifier, hard_rows, is_forest
+from tests.ml.samples import numbers
 
 LABELS = ("a", "b", "c")
 X, Y = numbers(0, 300), np.arange(300) % 3
@@ -30,34 +34,122 @@ CELLS = st.just(np.nan) | st.sampled_from(THRESHOLDS) | st.floats(width=32, allo
 
 @pytest.mark.parametrize("forest", FORESTS, ids=["forest", "never saw NaN"])
 @given(rows=hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.just(17)), elements=CELLS))
-def test_bit_equal(forest: Any, rows: npt.NDArray[np.float64]) -> None:
-    """Probabilities and answers are scikit-learn's, to the last bit, NaN or not, one row or several."""
+def test_answers_are_those_of_scikit_learn(forest: Any, rows: npt.NDArray[np.float64]) -> None:
+    """Every label, NaN or not; probabilities within float32 or, asked exactly, to the last bit."""
     ours = ForestClassifier(forest, LABELS)
 
     classes, probabilities = ours.predict(rows)
 
     expected = forest.predict_proba(rows)
-    assert ours.probabilities(rows).tobytes() == expected.tobytes()
+    assert ours.exact(rows).tobytes() == expected.tobytes()
     assert classes.tolist() == forest.predict(rows).tolist()
-    assert probabilities.tobytes() == expected.max(axis=1).tobytes()
+    assert np.abs(probabilities - expected.max(axis=1)).max() < 1e-6
 
 
-def test_training_rows() -> None:
-    """On all its training rows, too, and on columns that are not contiguous."""
+@given(
+    X=hnp.arrays(np.float64, (12, 17), elements=st.just(np.nan) | st.integers(-3, 3).map(float)),
+    y=st.lists(st.integers(0, 2), min_size=12, max_size=12).filter(lambda y: len(set(y)) > 1),
+    kind=st.sampled_from([RandomForestClassifier, ExtraTreesClassifier]),
+    trees=st.integers(1, 8),
+)
+def test_any_forest(X: npt.NDArray[np.float64], y: list[int], kind: Any, trees: int) -> None:
+    """Whatever forest grows, trees of a single leaf and many ties too, it is served quickly and rightly."""
+    forest = kind(trees, random_state=0).fit(X, y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = ForestClassifier(forest, LABELS[: len(set(y))])
+    classes, _ = ours.predict(X)
+
+    assert forest.classes_[classes].tolist() == forest.predict(X).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 16, 100, 256, 10_000])
+def test_every_size_of_batch(size: int) -> None:
+    """Whichever engine a batch goes to, on rows at the thresholds and beside them."""
+    forest = FORESTS[0]
+    rows = hard_rows([tree.tree_ for tree in forest.estimators_], size).astype(np.float64)
+
+    classes, probabilities = ForestClassifier(forest, LABELS).predict(rows)
+
+    assert classes.tolist() == forest.predict(rows).tolist()
+    assert np.abs(probabilities - forest.predict_proba(rows).max(axis=1)).max() < 1e-6
+
+
+def test_columns_that_are_not_contiguous() -> None:
+    """The order of the matrix in memory makes no difference."""
     ours = ForestClassifier(FORESTS[0], LABELS)
 
-    assert ours.probabilities(np.asfortranarray(X)).tobytes() == FORESTS[0].predict_proba(X).tobytes()
+    assert ours.predict(np.asfortranarray(X))[0].tolist() == FORESTS[0].predict(X).tolist()
+    assert ours.exact(np.asfortranarray(X)).tobytes() == FORESTS[0].predict_proba(X).tobytes()
 
 
-def test_extra_trees() -> None:
-    """Extra trees, which not every scikit-learn lets have NaN, are a forest too."""
-    rows = np.nan_to_num(X)
-    forest = ExtraTreesClassifier(7, random_state=0).fit(rows, Y)
+def test_a_wrong_engine_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds rounded to the nearest float32, as converters do, are noticed and not used, aloud."""
+    monkeypatch.setattr("ml.engine._rounded_down", lambda thresholds: thresholds.astype(np.float32))
 
-    assert is_forest(forest)
-    assert (
-        ForestClassifier(forest, LABELS).probabilities(rows).tobytes() == forest.predict_proba(rows).tobytes()
+    with pytest.warns(UserWarning, match="RandomForestClassifier gets other answers from ONNX Runtime than"):
+        ours = ForestClassifier(FORESTS[0], LABELS)
+
+    assert ours.predict(X)[1].tobytes() == FORESTS[0].predict_proba(X).max(axis=1).tobytes()
+
+
+def test_a_runtime_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ONNX Runtime says is passed on in one line, and the trees answer."""
+    monkeypatch.setattr("ml.engine._OPSET", 99)
+
+    with pytest.warns(UserWarning, match="cannot be run by ONNX Runtime") as told:
+        ours = ForestClassifier(FORESTS[0], LABELS)
+
+    assert "\n" not in str(told[0].message)
+    assert ours.predict(X)[0].tolist() == FORESTS[0].predict(X).tolist()
+
+
+def test_scikit_learn_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it ever averages its trees in another way, it is asked itself, aloud."""
+    median = RandomForestClassifier.predict_proba
+
+    def flattened(self: RandomForestClassifier, rows: npt.NDArray[np.float64]) -> Any:
+        return np.sqrt(median(self, rows))
+
+    monkeypatch.setattr(RandomForestClassifier, "predict_proba", flattened)
+
+    with pytest.warns(
+        UserWarning, match="do not add up to what its predict_proba says: scikit-learn answers"
+    ):
+        ours = ForestClassifier(FORESTS[0], LABELS)
+
+    assert ours.predict(X)[1].tolist() == FORESTS[0].predict_proba(X.astype(np.float32)).max(axis=1).tolist()
+    assert len(ours.predict(X[:0])[0]) == 0
+
+
+def test_a_forest_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not handed over, which is said; its trees answer."""
+    monkeypatch.setattr("ml.forest._MOST_NODES", 10)
+
+    with pytest.warns(
+        UserWarning, match=r"has \d+ nodes, too many to hand to ONNX Runtime: it is asked tree by"
+    ):
+        ours = ForestClassifier(FORESTS[0], LABELS)
+
+    assert ours.predict(X)[0].tolist() == FORESTS[0].predict(X).tolist()
+
+
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    """ONNX Runtime, which since 1.29 tells its maker that it is used, keeps quiet: no file, no connection."""
+    code = (
+        "import os, ml.engine\n"
+        "print([os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if int(fd) > 2"
+        " and os.path.exists(f'/proc/self/fd/{fd}')])\n"
     )
+    quiet = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    quiet |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    quiet.pop("CI", None)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=quiet)
+
+    assert "socket" not in done.stdout
+    assert "onnxruntime" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows() -> None:
@@ -88,32 +180,3 @@ def test_only_what_is_known_is_taken_for_a_forest() -> None:
     assert not is_forest(Other(2).fit(X, Y))
     assert not is_forest(several)
     assert not is_forest(GradientBoostingClassifier(n_estimators=1).fit(np.nan_to_num(X), Y))
-
-
-def learnable() -> Dataset:
-    data = dataset(Y.tolist())
-    return Dataset(X, data.y, data.classes, data.captures, data.start, (), "")
-
-
-def test_train_depends_on_the_seed_alone() -> None:
-    """The same seed gives the same forest, whatever the number of jobs; another seed gives another."""
-    one, two, other = (train(learnable(), 5, seed, jobs) for seed, jobs in ((3, 1), (3, 2), (4, None)))
-
-    assert one.predict_proba(X).tobytes() == two.predict_proba(X).tobytes()
-    assert one.predict_proba(X).tobytes() != other.predict_proba(X).tobytes()
-    assert one.get_params() == two.get_params()
-    assert (len(one.estimators_), one.n_jobs) == (5, 1)
-
-
-def test_nan_is_a_signal() -> None:
-    """Where only the undefined features tell the classes apart, the forest tells them apart."""
-    rows = np.ones((40, 17))
-    rows[:, 14:] = np.arange(40)[:, None] % 20
-    rows[20:, 14:] = np.nan
-    data = dataset([0] * 20 + [1] * 20)
-    data = Dataset(rows, data.y, data.classes, data.captures, data.start, (), "")
-
-    classes, probabilities = ForestClassifier(train(data, 5, 0, 1), data.classes).predict(rows)
-
-    assert classes.tolist() == data.y.tolist()
-    assert probabilities.tolist() == [1.0] * 40

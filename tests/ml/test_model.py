@@ -29,9 +29,11 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from collector.errors import ModelError, OutputError
+from ml.estimators import ESTIMATORS
 from ml.forest import ForestClassifier
 from ml.model import ModelFiles, contract_path, labels_path, open_model, save
-from tests.ml.samples import MACS, TIMEOUTS, contract, numbers
+from ml.train import train
+from tests.ml.samples import MACS, TIMEOUTS, contract, numbers, write
 
 X, Y = numbers(0, 60), np.arange(60) % 3
 FOREST = RandomForestClassifier(5, random_state=0).fit(X, Y)
@@ -76,7 +78,7 @@ def test_round_trip(saved: Path) -> None:
     assert files.warnings == []
     assert classifier.labels == MACS
     assert classes.tolist() == FOREST.predict(X).tolist()
-    assert probabilities.tobytes() == FOREST.predict_proba(X).max(axis=1).tobytes()
+    assert np.abs(probabilities - FOREST.predict_proba(X).max(axis=1)).max() < 1e-6
 
 
 def test_artifacts(saved: Path) -> None:
@@ -374,7 +376,7 @@ def test_other_capture(saved: Path) -> None:
 
     assert refusal(lambda: files.check(filter="tcp", timeouts=TIMEOUTS)) == (
         "model.joblib was trained on filter=tls, but filter=tcp is asked: "
-        "pass --filter tls, or train on such data"
+        "pass --filter tls, or train on such data; or go on all the same with --force"
     )
     assert "60000" in refusal(
         lambda: files.check(filter="tls", timeouts={**TIMEOUTS, "tcp_inactivity_timeout": 60_000})
@@ -403,10 +405,46 @@ def test_other_features(tmp_path: Path) -> None:
     files = open_model(path)
 
     expected = (
-        "model.joblib was trained on other features: its feature 1 is proto, flowml's is dur; train it again"
+        "model.joblib was trained on other features: its feature 1 is proto, flowml's is dur; "
+        "train it again; or go on all the same with --force"
     )
     assert refusal(lambda: files.check(filter="tls", timeouts=TIMEOUTS)) == expected
     assert refusal(files.load) == expected
+
+
+def test_force(tmp_path: Path) -> None:
+    """With force every difference is a warning, once, and the model answers."""
+    path = tmp_path / "model.joblib"
+    features = contract().features
+    save(path, FOREST, MACS, contract(features=(features[1], features[0], *features[2:]), nan="-1"))
+    files = open_model(path, force=True)
+
+    files.check(filter="tcp", timeouts={**TIMEOUTS, "tcp_establish_timeout": 1})
+
+    assert files.load().labels == MACS
+    assert [warning.split(";")[0].split(":")[0] for warning in files.warnings] == [
+        "model.joblib was trained on other features",
+        "model.joblib was trained with NaN '-1', flowml serves NaN 'kept'",
+        "model.joblib was trained on filter=tls, but filter=tcp is asked",
+        "model.joblib was trained on tcp_establish_timeout=5000 ms, but tcp_establish_timeout=1 ms is asked",
+    ]
+
+
+def test_force_does_not_run_a_changed_model(saved: Path) -> None:
+    """What was exchanged after training stays refused: that is no question of fit."""
+    saved.write_bytes(saved.read_bytes() + b" ")
+
+    assert "changed after training" in refusal(open_model(saved, force=True).load)
+
+
+def test_force_does_not_change_the_width(tmp_path: Path) -> None:
+    """Nor can a model of another width be asked."""
+    path = tmp_path / "model.joblib"
+    save(path, RandomForestClassifier(2).fit(X[:, :16], Y), MACS, contract(features=contract().features[:16]))
+
+    assert refusal(open_model(path, force=True).load) == (
+        "model.joblib takes 16 features, but flowml has 17; train it on those"
+    )
 
 
 def test_version_skew(tmp_path: Path) -> None:
@@ -455,9 +493,27 @@ def test_modules_are_of_a_fixed_list(saved: Path) -> None:
     usual = replace(files, contract=None).modules()
 
     assert files.modules() == ["sklearn.ensemble"]
-    assert "sklearn.pipeline" in usual
-    for name in ("evil.Thing", "sklearn.conftest.Thing", "sklearn", "", "os.path"):
+    for name in (
+        "evil.Thing",
+        "sklearn.conftest.Thing",
+        "sklearn",
+        "",
+        "os.path",
+        "sklearn.pipeline.Pipeline",
+    ):
         assert replace(files, contract=contract(estimator=name)).modules() == usual
+
+
+def test_modules_are_all_that_estimators_come_from(saved: Path) -> None:
+    """Every package of scikit-learn that has a classifier, a regressor, a clusterer or a transformer."""
+    from sklearn.utils import all_estimators
+
+    kinds = ["classifier", "regressor", "cluster", "transformer"]
+    packages = {estimator.__module__.split(".")[1] for _, estimator in all_estimators(type_filter=kinds)}
+
+    assert {f"sklearn.{package}" for package in packages if package[0] != "_"} <= set(
+        replace(open_model(saved), contract=None).modules()
+    )
 
 
 WITHOUT_IMPORTS = """
@@ -484,11 +540,18 @@ except ModelError as error:
 """
 
 
-@pytest.mark.parametrize("kind", ["forest", "bare"])
-def test_loads_without_reading_the_libraries(saved: Path, bare: Callable[[Any], Path], kind: str) -> None:
+@pytest.mark.parametrize("kind", ["bare", *ESTIMATORS])
+def test_loads_without_reading_the_libraries(tmp_path: Path, bare: Callable[[Any], Path], kind: str) -> None:
     """Once `modules` are imported, loading and answering read no file of the libraries any more."""
-    pipeline = make_pipeline(SimpleImputer(), KNeighborsClassifier()).fit(X, Y)
-    path = saved if kind == "forest" else bare(pipeline)
+    if kind == "bare":
+        path = bare(make_pipeline(SimpleImputer(), KNeighborsClassifier()).fit(X, Y))
+    else:
+        path = tmp_path / "model.joblib"
+        data = [
+            {"s_mac": MACS[y], "fts": [None if np.isnan(v) else float(v) for v in x]}
+            for x, y in zip(X, Y, strict=True)
+        ]
+        train([write(tmp_path / "t.jsonl", data)], path, estimator=kind, say=lambda line: None)
 
     def run(when: str) -> str:
         command = [sys.executable, "-W", "ignore", "-c", WITHOUT_IMPORTS, str(path), when]

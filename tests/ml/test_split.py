@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.errors import DatasetError
 from ml.dataset import NO_CAPTURE, Dataset
-from ml.split import hold_out
+from ml.split import WAYS, hold_out
 from tests.ml.samples import dataset
 
 ROWS = st.lists(
@@ -21,12 +23,12 @@ def made(rows: list[tuple[int, int, int | None]]) -> Dataset:
     return dataset([present.index(label) for label in y], captures=captures, seconds=seconds)
 
 
-@given(rows=ROWS, seed=st.integers(0, 5))
-def test_sides(rows: list[tuple[int, int, int | None]], seed: int) -> None:
-    """Each row is on one side, and every class has rows in training."""
+@given(rows=ROWS, seed=st.integers(0, 5), share=st.floats(0.01, 0.5), by=st.sampled_from([None, "row"]))
+def test_sides(rows: list[tuple[int, int, int | None]], seed: int, share: float, by: str | None) -> None:
+    """Each row is on one side, and every class has rows in training, whatever is asked for."""
     data = made(rows)
 
-    split = hold_out(data, seed)
+    split = hold_out(data, seed, share=share, by=by)
 
     assert sorted([*split.train, *split.test]) == list(range(len(data)))
     assert set(data.y[split.train]) == set(range(len(data.classes)))
@@ -51,7 +53,7 @@ def test_time_does_not_run_backwards(rows: list[tuple[int, int, int | None]]) ->
 
     split = hold_out(data, 0)
 
-    assert split.by in ("time", "row")
+    assert split.by in ("time", "none")
     if split.by == "time":
         for i in set(data.y[split.test]):
             train, test = (data.start[side][data.y[side] == i] for side in (split.train, split.test))
@@ -80,15 +82,45 @@ def test_time_comes_second() -> None:
     assert split.test.tolist() == [0, 5]
 
 
-def test_rows_come_last() -> None:
-    """Without captures and with a start time missing, a fifth of each class is held out at random."""
+def test_rows_are_only_parted_at_random_when_asked() -> None:
+    """Without captures and with a start time missing nothing is held out, and the text says why and how."""
     data = dataset([0] * 50 + [1] * 10, seconds=[*range(59), None])
 
-    split = hold_out(data, 0)
+    split, asked = hold_out(data, 0), hold_out(data, 0, by="row")
 
-    assert split.by == "row"
-    assert "flatters" in split.meaning
-    assert np.bincount(data.y[split.test]).tolist() == [10, 2]
+    assert (split.by, len(split.test)) == ("none", 0)
+    assert split.meaning == (
+        "the rows do not name two captures and there are rows without a start time; "
+        "--group-by row holds out rows at random"
+    )
+    assert asked.by == "row"
+    assert "flatters" in asked.meaning
+    assert np.bincount(data.y[asked.test]).tolist() == [10, 2]
+
+
+def test_what_is_asked_for_is_done() -> None:
+    """By time where there are captures too; a larger share holds more out."""
+    data = dataset([0, 1] * 10, captures=[i // 2 for i in range(20)], seconds=range(20))
+
+    assert hold_out(data, 0, by="time").test.tolist() == [16, 17, 18, 19]
+    assert hold_out(data, 0, by="time", share=0.5).test.tolist() == list(range(10, 20))
+    assert len(hold_out(data, 0, by="capture", share=0.4).test) == 8
+
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        ("capture", "nothing can be held out by capture: the rows do not name two captures; "),
+        ("time", "nothing can be held out by time: there are rows without a start time; "),
+    ],
+)
+def test_what_is_asked_for_and_cannot_be_done(by: str, message: str) -> None:
+    """It is refused; nothing else is done in its place."""
+    with pytest.raises(DatasetError) as refused:
+        hold_out(dataset([0, 0, 1, 1]), 0, by=by)
+
+    assert str(refused.value) == message + "leave out --group-by, or name another way"
+    assert by in WAYS
 
 
 def test_class_of_one_capture_stays_in_training() -> None:
@@ -128,13 +160,15 @@ def test_same_instant_stays_together() -> None:
 
 def test_single_rows() -> None:
     """Classes of a single row stay in training; where there are no others, nothing is held out."""
-    assert hold_out(dataset([0, 1, 2]), 0).test.tolist() == []
+    assert hold_out(dataset([0, 1, 2]), 0, by="row").test.tolist() == []
     assert 2 not in hold_out(dataset([0, 0, 2, 1, 1], captures=[0, 1, 2, 3, 4]), 0).test.tolist()
 
 
 def test_seed() -> None:
     """The same seed holds the same rows out; another holds out others."""
-    data = dataset([0, 1] * 50)
+    data = dataset([0, 1] * 50, captures=range(100))
 
-    assert hold_out(data, 1).test.tolist() == hold_out(data, 1).test.tolist()
-    assert hold_out(data, 1).test.tolist() != hold_out(data, 2).test.tolist()
+    for by in ("capture", "row"):
+        one, again, other = (hold_out(data, seed, by=by).test.tolist() for seed in (1, 1, 2))
+        assert one == again
+        assert one != other
