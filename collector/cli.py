@@ -223,6 +223,7 @@ def predict(
         ),
     ] = None,
     max_connections: MaxConnections = None,
+    force: Force = False,
 ) -> None:
     """Predict which device each connection of captures, or of extracted rows, came from.
 
@@ -245,7 +246,7 @@ def predict(
     from collector import predict as predicting
     from ml.model import open_model  # imports scikit-learn
 
-    files = open_model(Path(model), Path(labels_file) if labels_file else None)
+    files = open_model(Path(model), Path(labels_file) if labels_file else None, force=force)
     given = ("filter",) if filter else ()
     raise typer.Exit(predicting.predict(inputs, files, predicting.settings_of(files, settings, given=given)))
 
@@ -313,10 +314,8 @@ def train(
 
     It is scored on rows held out, then fitted on all.
     """
-    from ml.progress import Terminal
     from ml.train import train as run
 
-    terminal = Terminal(sys.stderr)
     run(
         data,
         model,
@@ -328,8 +327,7 @@ def train(
         test_size=test_size,
         skip_bad=skip_bad,
         report_to=report,
-        say=terminal.say,
-        progress=terminal.progress,
+        say=_say,
     )
 
 
@@ -356,9 +354,7 @@ def evaluate(
     import json
 
     from ml.evaluate import evaluate as run
-    from ml.progress import Terminal
 
-    terminal = Terminal(sys.stderr)
     found = run(
         model,
         data,
@@ -366,8 +362,7 @@ def evaluate(
         force=force,
         skip_bad=skip_bad,
         report_to=report,
-        say=terminal.say,
-        progress=terminal.progress,
+        say=_say,
     )
     typer.echo(json.dumps(found, default=repr, ensure_ascii=False))
 

@@ -168,7 +168,10 @@ class _Run:
         if made.filter is None or len(timeouts) < len(made.timeouts):
             log(f"warning: {name} does not say how it was made ({origin.origin_path(Path(name)).name})")
         else:
+            said = len(self.files.warnings)
             self.files.check(filter=made.filter, timeouts=timeouts)
+            for warning in self.files.warnings[said:]:
+                log(f"warning: {warning}")
 
 
 _NOT_CARRIED = {*NAMES, "fts", "label", "probability"}

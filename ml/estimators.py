@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
@@ -13,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 from threadpoolctl import threadpool_limits
 
+from collector.progress import progress
 from ml.dataset import Dataset
-from ml.progress import Progress, silent
 
 __all__ = ["DEFAULT", "ESTIMATORS", "GROWN", "fit"]
 
@@ -76,7 +77,6 @@ def fit(
     trees: int = 100,
     seed: int = 0,
     jobs: int | None = None,
-    progress: Progress = silent,
 ) -> Any:
     """Fits an estimator on all rows; its classes are class ids of the data set.
 
@@ -90,28 +90,25 @@ def fit(
         How many, where it is made of trees.
     jobs
         How many processors are used; None: as many as there are.
-    progress
-        Is told how far it is.
     """
     estimator = ESTIMATORS[name](len(dataset), trees, seed)
     with warnings.catch_warnings(), threadpool_limits(limits=jobs):
         # Many classes of few rows each look to scikit-learn like numbers to be estimated.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         if isinstance(estimator, (RandomForestClassifier, ExtraTreesClassifier)):
-            return _grown(estimator, dataset, jobs, progress)
-        progress(f"fitting {name}", 0, 1)
-        estimator.fit(dataset.X, dataset.y)
-        progress(f"fitting {name}", 1, 1)
-    return estimator
+            return _grown(estimator, dataset, jobs)
+        with progress(f"fitting {name}", None, "models"):
+            return estimator.fit(dataset.X, dataset.y)
 
 
-def _grown(forest: Any, dataset: Dataset, jobs: int | None, progress: Progress) -> Any:
+def _grown(forest: Any, dataset: Dataset, jobs: int | None) -> Any:
     """Some trees at a time, to tell how far it is; the forest is the same as if grown at once."""
     trees = forest.n_estimators
     forest.set_params(warm_start=True, n_jobs=-1 if jobs is None else jobs)
-    for step in range(1, min(_STEPS, trees) + 1):
-        forest.set_params(n_estimators=trees * step // min(_STEPS, trees))
-        forest.fit(dataset.X, dataset.y)
-        progress("growing trees", forest.n_estimators, trees)
+    with progress("growing trees", trees, "trees") as advance:
+        for grown, wanted in pairwise(trees * step // _STEPS for step in range(_STEPS + 1)):
+            if wanted > grown:
+                forest.set_params(n_estimators=wanted).fit(dataset.X, dataset.y)
+                advance(wanted - grown)
     # How many CPUs it was trained on is nothing that the model file should carry to another machine.
     return forest.set_params(warm_start=False, n_jobs=1)

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.features import NAMES
+from collector.progress import progress
 from ml import dataset, origin, report
 from ml.classifier import Classifier
 from ml.contract import Contract
 from ml.dataset import NO_CAPTURE, Dataset
 from ml.model import open_model
-from ml.progress import Progress, silent
 from ml.scores import Calibration, ClassScore, calibration, class_scores, confusion, intervals, scores
 
 __all__ = ["Evaluation", "evaluate", "judge", "shown", "summary"]
@@ -81,7 +81,6 @@ def judge(
     *,
     trained: dict[str, int] | None,
     with_importance: bool = False,
-    progress: Progress = silent,
 ) -> Evaluation:
     """Asks a classifier about rows whose labels are known.
 
@@ -97,7 +96,7 @@ def judge(
     labels = classifier.labels + tuple(label for label in data.classes if label not in set(classifier.labels))
     number = {label: i for i, label in enumerate(labels)}
     truth = np.array([number[label] for label in data.classes], dtype=np.intp)[data.y]
-    answers, probabilities = _answers(classifier, data.X, progress)
+    answers, probabilities = _answers(classifier, data.X)
     matrix = confusion(truth, answers, len(labels))
     counts = np.bincount(truth, minlength=len(labels))
     return Evaluation(
@@ -111,7 +110,7 @@ def judge(
         classes=class_scores(matrix, labels, trained),
         confusion=matrix.tolist(),
         labels=labels,
-        importance=_importance(classifier, data.X, truth, progress) if with_importance else None,
+        importance=_importance(classifier, data.X, truth) if with_importance else None,
     )
 
 
@@ -124,7 +123,6 @@ def evaluate(
     skip_bad: bool = False,
     report_to: Path | None = None,
     say: Say,
-    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Scores a model on labelled rows, which should be rows that it was not trained on.
 
@@ -144,8 +142,6 @@ def evaluate(
         A folder for the report; none if None.
     say
         Is given lines for people, one at a time.
-    progress
-        Is told how far it is.
 
     Returns
     -------
@@ -174,7 +170,6 @@ def evaluate(
         data,
         trained=files.contract.classes if files.contract else None,
         with_importance=report_to is not None,
-        progress=progress,
     )
     for line in summary(found):
         say(line)
@@ -241,12 +236,10 @@ def _doubts(contract: Contract | None, captured: origin.Origin, data: Dataset) -
 
 
 def _answers(
-    classifier: Classifier, X: npt.NDArray[np.float64], progress: Progress
+    classifier: Classifier, X: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    parts = []
-    for first in range(0, len(X), _BATCH):
-        parts.append(classifier.predict(X[first : first + _BATCH]))
-        progress("asking", min(first + _BATCH, len(X)), len(X))
+    """In batches, so that many rows do not take much memory."""
+    parts = [classifier.predict(X[first : first + _BATCH]) for first in range(0, len(X), _BATCH)]
     classes, probabilities = zip(*parts, strict=True)
     return np.concatenate(classes), np.concatenate(probabilities)
 
@@ -262,18 +255,19 @@ def _majority(
 
 
 def _importance(
-    classifier: Classifier, X: npt.NDArray[np.float64], truth: npt.NDArray[np.intp], progress: Progress
+    classifier: Classifier, X: npt.NDArray[np.float64], truth: npt.NDArray[np.intp]
 ) -> list[dict[str, Any]]:
     random = np.random.default_rng(0)
-    before = float(np.mean(_answers(classifier, X, silent)[0] == truth))
+    before = float(np.mean(_answers(classifier, X)[0] == truth))
     shuffled = X.copy()
     found = []
-    for i, name in enumerate(NAMES):
-        losses = []
-        for _ in range(_SHUFFLES):
-            shuffled[:, i] = random.permutation(X[:, i])
-            losses.append(before - float(np.mean(_answers(classifier, shuffled, silent)[0] == truth)))
-        shuffled[:, i] = X[:, i]
-        found.append({"feature": name, "mean": float(np.mean(losses)), "std": float(np.std(losses))})
-        progress("shuffling features", i + 1, len(NAMES))
-    return sorted(found, key=lambda one: -one["mean"])
+    with progress("shuffling features", len(NAMES), "features") as advance:
+        for i, name in enumerate(NAMES):
+            losses = []
+            for _ in range(_SHUFFLES):
+                shuffled[:, i] = random.permutation(X[:, i])
+                losses.append(before - float(np.mean(_answers(classifier, shuffled)[0] == truth)))
+            shuffled[:, i] = X[:, i]
+            found.append({"feature": name, "mean": float(np.mean(losses)), "std": float(np.std(losses))})
+            advance(1)
+    return sorted(found, key=lambda one: -float(one["mean"]))

@@ -17,7 +17,6 @@ from ml.dataset import Dataset
 from ml.estimator import classifier_of
 from ml.evaluate import Evaluation, judge, shown, summary
 from ml.model import contract_path, labels_path, save
-from ml.progress import Progress, silent
 from ml.scores import scores
 from ml.split import SHARE, WAYS, Split, hold_out
 
@@ -42,7 +41,6 @@ def train(
     skip_bad: bool = False,
     report_to: Path | None = None,
     say: Say,
-    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Trains a model, scores it on rows held out, and saves one that was fitted on all rows.
 
@@ -70,8 +68,6 @@ def train(
         A folder for a report on the rows held out; none if None.
     say
         Is given lines for people, one at a time.
-    progress
-        Is told how far it is.
 
     Returns
     -------
@@ -98,9 +94,9 @@ def train(
     _say_split(data, split, say)
 
     def fit(rows: Dataset) -> Any:
-        return estimators.fit(rows, estimator, trees=trees or _TREES, seed=seed, jobs=jobs, progress=progress)
+        return estimators.fit(rows, estimator, trees=trees or _TREES, seed=seed, jobs=jobs)
 
-    results, found = _score(data, split, fit, report_to is not None, progress)
+    results, found = _score(data, split, fit, report_to is not None)
     _say_scores(results, found, say)
     fitted = fit(data)
     contract = Contract(
@@ -170,7 +166,7 @@ def _check(
 
 
 def _score(
-    data: Dataset, split: Split, fit: Callable[[Dataset], Any], with_importance: bool, progress: Progress
+    data: Dataset, split: Split, fit: Callable[[Dataset], Any], with_importance: bool
 ) -> tuple[dict[str, Any], Evaluation | None]:
     """Fits a model on the training side and scores it on the other, served as it will be."""
     seen, held = data.subset(split.train), data.subset(split.test)
@@ -178,7 +174,7 @@ def _score(
     trained = dict(zip(data.classes, seen.counts().tolist(), strict=True))
     found = None
     if len(held):
-        found = judge(judged, held, trained=trained, with_importance=with_importance, progress=progress)
+        found = judge(judged, held, trained=trained, with_importance=with_importance)
     # Every class has rows on this side, so that the classifier's classes are those of the data.
     of_seen = scores(seen.y, judged.predict(seen.X)[0])
     results: dict[str, Any] = {
