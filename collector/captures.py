@@ -23,6 +23,13 @@ __all__ = ["STANDARD_INPUT", "Outcome", "Source", "lines_of", "open_input", "sev
 
 STANDARD_INPUT = "-"
 _COPIED_AT_ONCE = 1 << 20
+_REMEDIES = {
+    "different from the snapshot length": "`editcap -F nsecpcap IN OUT` makes them one",
+    # Said of two interfaces of raw IP too, by libpcap 1.10.
+    "different from the type": "capture into a file for each link type; if all have this one, "
+    "`editcap -F nsecpcap IN OUT` makes a file that can be read",
+}
+"""What to do about what libpcap says, by a part of it."""
 
 Write = Callable[[bytes], object]
 
@@ -107,12 +114,13 @@ def _batches(replay: Replay, advance: Advance) -> Iterator[Rows]:
 
 def _trouble(name: str, outcome: Outcome) -> str:
     packets = outcome.counts["packets"]
+    trouble = outcome.trouble
+    for part, remedy in _REMEDIES.items():
+        if part in trouble:
+            trouble = f"{trouble}: {remedy}"
     if not packets:
-        return f"{name} cannot be read as a capture: {outcome.trouble}"
-    return (
-        f"{name} cannot be read beyond packet {packets}: {outcome.trouble}; "
-        "the connections until there are written"
-    )
+        return f"{name} cannot be read as a capture: {trouble}"
+    return f"{name} cannot be read beyond packet {packets}: {trouble}; the connections until there are written"
 
 
 def several(
