@@ -17,7 +17,11 @@
 #define PPP_IPV4       0x0021
 #define PPP_IPV6       0x0057
 #define PPP_ADDRESS    0xff03 /* address and control: there or left out */
-#define AF_INET_ANY    2      /* the same everywhere */
+#define AF_INET_ANY    2      /* the same everywhere; that of IPv6 is not */
+#define AF_INET6_LINUX 10
+#define AF_INET6_BSD   24 /* NetBSD, OpenBSD */
+#define AF_INET6_FREE  28 /* FreeBSD */
+#define AF_INET6_MAC   30 /* macOS */
 #define ETHERTYPE_NONE 0
 
 #ifndef DLT_LINUX_SLL2
@@ -61,12 +65,26 @@ static inline enum counter parse_cooked(struct cursor *cur, struct packet *pkt, 
 static inline enum counter parse_null(struct cursor *cur, __u16 *ethertype)
 {
 	const __u8 *at = cur->pos;
+	__u32 family;
 
 	if (at + NULL_LEN > cur->end)
 		return COUNT_truncated;
-	/* DLT_NULL is in the order of the machine that captured, DLT_LOOP in network order. */
-	if (load32(at) == AF_INET_ANY || host32(load32(at)) == AF_INET_ANY)
+	/* DLT_NULL is in the order of the machine that captured, DLT_LOOP in network order: families are
+	 * small. */
+	family = load32(at);
+	if (family > 0xffff)
+		family = __builtin_bswap32(family);
+	switch (family) {
+	case AF_INET_ANY:
 		*ethertype = ETHERTYPE_IPV4;
+		break;
+	case AF_INET6_LINUX:
+	case AF_INET6_BSD:
+	case AF_INET6_FREE:
+	case AF_INET6_MAC:
+		*ethertype = ETHERTYPE_IPV6;
+		break;
+	}
 	cur->pos = at + NULL_LEN;
 	return COUNT_tracked;
 }
