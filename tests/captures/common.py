@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,10 +17,23 @@ from collector.captures import Source, lines_of
 from collector.pipeline import Formatter
 from collector.replay import Limits
 from tests.compare import RELATIVE
-from tests.frames import CLIENT_HELLO, answer, ethernet, ipv4, tcp, tcp6, vlan
+from tests.frames import (
+    CLIENT,
+    CLIENT_HELLO,
+    CLIENT_MAC,
+    SERVER,
+    SERVER_MAC,
+    answer,
+    ethernet,
+    ipv4,
+    tcp,
+    tcp6,
+    vlan,
+)
 from tests.oracle import ESTABLISH_TIMEOUT_MS, INACTIVITY_TIMEOUT_MS, NS_PER_S, Connection, Oracle
+from tests.tool import FLOWML
 
-__all__ = ["EXAMPLE", "Packet", "Record", "extracted", "fates", "record_of", "records", "same"]
+__all__ = ["EXAMPLE", "Packet", "Record", "command", "extracted", "fates", "record_of", "records", "same"]
 
 Packet = tuple[int, bytes]  # time in nanoseconds, frame
 Record = dict[str, Any]  # a line of flowml's
@@ -32,14 +46,15 @@ BEGIN = 1_700_000_000 * NS_PER_S
 
 def _example() -> list[Packet]:
     """Connections that end in every way there is, and packets of every fate; times in whole milliseconds."""
-    server, hello = {"src": "10.0.0.2", "sport": 443, "dst": "10.0.0.1"}, CLIENT_HELLO
+    hello = CLIENT_HELLO
 
     def from_client(port: int, flags: str, payload: bytes = b"", **fields: Any) -> bytes:
         return tcp(flags, payload, sport=port, **fields)
 
     def from_server(port: int, flags: str, payload: bytes = b"", **fields: Any) -> bytes:
-        back = {"src_mac": "02:00:00:00:00:02", "dst_mac": "02:00:00:00:00:01"}
-        return tcp(flags, payload, dport=port, **server, **back, **fields)
+        (src, sport), (dst, _) = SERVER, CLIENT
+        macs: dict[str, Any] = {"src_mac": SERVER_MAC, "dst_mac": CLIENT_MAC}
+        return tcp(flags, payload, src=src, sport=sport, dst=dst, dport=port, **macs, **fields)
 
     script: list[tuple[int, bytes]] = [  # milliseconds, frame
         # TLS, its hello in two segments, ended by FIN from both.
@@ -110,6 +125,18 @@ def extracted(
     finally:
         os.close(fd)
     return [json.loads(line) for line in b"".join(parts).splitlines()], outcome.counts, outcome.trouble
+
+
+def command(*arguments: str | bytes | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """`flowml extract` to its end, lines on standard output unless told otherwise; `stdin` in a pipe."""
+    where = () if "--outfile" in arguments else ("--outfile", "-")
+    return subprocess.run(
+        [str(FLOWML), "extract", *arguments, *where],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def record_of(connection: Connection, *, capture: str = "capture", has_mac: bool = True) -> Record:
