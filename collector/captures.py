@@ -120,7 +120,9 @@ def _trouble(name: str, outcome: Outcome) -> str:
             trouble = f"{trouble}: {remedy}"
     if not packets:
         return f"{name} cannot be read as a capture: {trouble}"
-    return f"{name} cannot be read beyond packet {packets}: {trouble}; the connections until there are written"
+    return (
+        f"{name} cannot be read beyond packet {packets}: {trouble}; the connections until there are written"
+    )
 
 
 def several(
