@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Any bytes as a capture: pcap, pcapng, gzip and zstd of these, and whatever else they are. Each is read
+ * twice, as a file at once and as a pipe bit by bit: how the bytes come in must not make a difference.
+ */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* At most so many bytes at a time. */
+static size_t chunk;
+
+static ssize_t read_some(int fd, void *to, size_t size)
+{
+	return read(fd, to, size < chunk ? size : chunk);
+}
+
+/* Packets are copied, so that the sanitizer knows where they end. */
+#define read(fd, to, size) read_some(fd, to, size)
+#define capture_next	   capture_next_in_place
+#include "../../bpf/capture.c"
+#undef capture_next
+#undef read
+
+int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u8 **frame, char why[WHY_LEN]);
+#include "../../bpf/replay.c"
+
+#include "account.h"
+
+#define CONNECTIONS 8
+#define ROOM	    16
+#define PIPE_BYTES  65536 /* what a pipe holds before anybody reads */
+
+static __u8 *copy;
+
+int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u8 **frame, char why[WHY_LEN])
+{
+	int got = capture_next_in_place(capture, header, frame, why);
+
+	if (got != 1)
+		return got;
+	free(copy);
+	copy = malloc((*header)->caplen);
+	memcpy(copy, *frame, (*header)->caplen);
+	*frame = copy;
+	return 1;
+}
+
+/* What a replay comes to. */
+struct outcome {
+	struct counters counters;
+	__u64 packets, backward, impossible, hellos_cut, latest_ns, taken;
+	char trouble[WHY_LEN];
+};
+
+static struct outcome replay_to_its_end(int fd, const __u8 *head, size_t head_len)
+{
+	static const struct replay_settings settings = {
+		.max_connections = CONNECTIONS,
+		.establish_timeout_ns = 5000000000,
+		.inactivity_timeout_ns = 300000000000,
+	};
+	struct replay *replay = replay_open(fd, -1, (const char *)head, head_len, &settings);
+	const struct replay_status *status;
+	struct outcome outcome;
+	struct flow out[ROOM];
+	__u64 delivered = 0, segments = 0;
+
+	CHECK(replay);
+	status = replay_status(replay);
+	while (status->state != REPLAY_DONE) {
+		long found = replay_read(replay, out, ROOM, 7);
+
+		CHECK(found >= 0 && found <= ROOM);
+		for (long i = 0; i < found; i++) {
+			check_ended(host_of(replay), &out[i]);
+			segments += gate_segments(out[i].side[ORIGINATOR].gate) +
+				    gate_segments(out[i].side[RESPONDER].gate);
+		}
+		delivered += found;
+		check_fates(host_of(replay));
+		check_table(host_of(replay));
+	}
+	check_done(host_of(replay), delivered, segments);
+	CHECK(!status->stopped);
+	outcome = (struct outcome){
+		.counters = host_of(replay)->counters,
+		.packets = status->packets,
+		.backward = status->backward,
+		.impossible = status->impossible,
+		.hellos_cut = status->hellos_cut,
+		.latest_ns = status->latest_ns,
+		.taken = status->bytes_taken,
+	};
+	snprintf(outcome.trouble, sizeof(outcome.trouble), "%s", replay_trouble(replay));
+	replay_close(replay);
+	free(copy);
+	copy = NULL;
+	return outcome;
+}
+
+static struct outcome as_file(const uint8_t *data, size_t size)
+{
+	int fd = memfd_create("capture", MFD_CLOEXEC);
+	struct outcome outcome;
+
+	CHECK(fd >= 0 && write(fd, data, size) == (ssize_t)size && lseek(fd, 0, SEEK_SET) == 0);
+	chunk = SIZE_MAX;
+	outcome = replay_to_its_end(fd, (const __u8 *)"", 0);
+	close(fd);
+	return outcome;
+}
+
+/* The first bytes were read already. */
+static struct outcome as_pipe(const uint8_t *data, size_t size)
+{
+	size_t head_len = data[size / 2] % (size + 1);
+	struct outcome outcome;
+	int ends[2];
+
+	CHECK(!pipe(ends) && write(ends[1], data + head_len, size - head_len) == (ssize_t)(size - head_len));
+	close(ends[1]);
+	chunk = 1 + data[size / 3] * size / 256;
+	outcome = replay_to_its_end(ends[0], data, head_len);
+	close(ends[0]);
+	return outcome;
+}
+
+static int is_zstd(const uint8_t *data, size_t size)
+{
+	return size >= sizeof(ZSTD_MAGIC) && !memcmp(data, ZSTD_MAGIC, sizeof(ZSTD_MAGIC));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct outcome once, again;
+
+	if (!size || size > PIPE_BYTES)
+		return 0;
+	once = as_file(data, size);
+	again = as_pipe(data, size);
+	CHECK(!once.trouble[0] == !again.trouble[0]);
+	/* A damaged zstd block may take with it what its decoder was about to hand over. */
+	if (!once.trouble[0] || !is_zstd(data, size)) {
+		CHECK(!memcmp(&once.counters, &again.counters, sizeof(once.counters)));
+		CHECK(once.packets == again.packets && once.latest_ns == again.latest_ns);
+		CHECK(once.backward == again.backward && once.impossible == again.impossible);
+		CHECK(once.hellos_cut == again.hellos_cut);
+		CHECK(!strcmp(once.trouble, again.trouble));
+	}
+	CHECK(!strchr(once.trouble, '\n'));
+	CHECK(once.taken <= size && again.taken <= size);
+	return 0;
+}
