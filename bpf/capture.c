@@ -10,7 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define GZIP_ONLY (15 + 16) /* zlib's largest window, and the gzip header */
+#define GZIP_ONLY	  (15 + 16) /* zlib's largest window, and the gzip header */
+#define ZSTD_BLOCK_HEADER 3	    /* of the next block: the decoder asks for it together with a block */
 
 static const __u8 GZIP_MAGIC[] = {0x1f, 0x8b};
 static const __u8 ZSTD_MAGIC[] = {0x28, 0xb5, 0x2f, 0xfd};
@@ -83,7 +84,10 @@ static ssize_t read_plain(struct stream *stream, char *to, size_t size)
 	return waiting;
 }
 
-/* A file may be several members, one after the other. */
+/*
+ * A file may be several members, one after the other. Where it is damaged, what was decoded before that comes
+ * first, however few bytes at a time the file is read.
+ */
 static ssize_t read_gzip(struct stream *stream, char *to, size_t size)
 {
 	z_stream *gzip = &stream->gzip;
@@ -91,29 +95,36 @@ static ssize_t read_gzip(struct stream *stream, char *to, size_t size)
 	gzip->next_out = (Bytef *)to;
 	gzip->avail_out = size;
 	while (gzip->avail_out == size) {
-		int filled = stream_fill(stream), said;
+		int filled, said;
 
+		if (stream->damaged)
+			return stream_fail(stream, "the gzip file is damaged");
+		filled = stream_fill(stream);
 		if (filled < 0)
 			return -1;
 		if (!filled)
 			return stream->inside ? stream_fail(stream, "the gzip file is cut short") : 0;
-		if (!stream->inside && stream->raw[stream->at] != GZIP_MAGIC[0]) {
-			stream->at = stream->end; /* padding, as on tapes: gzip ignores it too */
+		if (!stream->inside && !stream->raw[stream->at]) {
+			stream->at++; /* padding, as on tapes: gzip ignores it too */
 			continue;
 		}
+		if (!stream->inside && stream->raw[stream->at] != GZIP_MAGIC[0])
+			return stream_fail(stream, "something that is not gzip follows in the gzip file");
 		if (!stream->inside && inflateReset(gzip) != Z_OK)
 			return stream_fail(stream, "zlib refuses to start");
 		gzip->next_in = stream->raw + stream->at;
 		gzip->avail_in = stream->end - stream->at;
 		said = inflate(gzip, Z_NO_FLUSH);
 		stream->at = stream->end - gzip->avail_in;
-		if (said != Z_OK && said != Z_STREAM_END && said != Z_BUF_ERROR)
-			return stream_fail(stream, "the gzip file is damaged");
 		stream->inside = said != Z_STREAM_END;
+		stream->damaged = said != Z_OK && said != Z_STREAM_END && said != Z_BUF_ERROR;
 	}
 	return size - gzip->avail_out;
 }
 
+/*
+ * The decoder gets one block at a time: one that is damaged takes what was decoded in the same call with it.
+ */
 static ssize_t read_zstd(struct stream *stream, char *to, size_t size)
 {
 	ZSTD_outBuffer out = {.dst = to, .size = size};
@@ -129,11 +140,14 @@ static ssize_t read_zstd(struct stream *stream, char *to, size_t size)
 		in = (ZSTD_inBuffer){.src = stream->raw, .size = stream->end, .pos = stream->at};
 		if (!filled && !stream->inside)
 			return 0;
+		if (in.size - in.pos > stream->asked)
+			in.size = in.pos + stream->asked;
 		said = ZSTD_decompressStream(stream->zstd, &out, &in);
 		if (ZSTD_isError(said))
 			return stream_fail(stream, "the zstd file is damaged");
 		stream->at = in.pos;
 		stream->inside = said != 0;
+		stream->asked = said > ZSTD_BLOCK_HEADER ? said - ZSTD_BLOCK_HEADER : 1;
 		if (!filled && !out.pos)
 			return stream->inside ? stream_fail(stream, "the zstd file is cut short") : 0;
 	}
@@ -188,6 +202,7 @@ static int stream_open(struct stream *stream, int fd, int stop_fd, const __u8 *h
 	}
 	if (stream->end >= sizeof(ZSTD_MAGIC) && !memcmp(stream->raw, ZSTD_MAGIC, sizeof(ZSTD_MAGIC))) {
 		stream->coding = CODING_ZSTD;
+		stream->asked = 1;
 		stream->zstd = ZSTD_createDStream();
 		if (!stream->zstd)
 			return -1;

@@ -28,9 +28,11 @@ struct stream {
 	__u8 *raw;   /* what was read and not decoded yet: raw[at] to raw[end - 1] */
 	size_t at, end;
 	int stopped;
-	int inside; /* of a compressed stream that is not complete */
+	int inside;  /* of a compressed stream that is not complete */
+	int damaged; /* its next bytes cannot be decoded */
 	z_stream gzip;
 	ZSTD_DStream *zstd;
+	size_t asked;	     /* how many bytes more its decoder wants to get on */
 	const char *trouble; /* what libpcap cannot know; null: nothing */
 };
 
