@@ -144,12 +144,14 @@ def files_seeds() -> Iterator[tuple[str, bytes]]:
     yield "gzip", packed
     yield "gzip_members", gzip.compress(plain[:50], mtime=0) + gzip.compress(plain[50:], mtime=0)
     yield "gzip_padded", packed + bytes(16)
-    yield "gzip_garbage", packed + b"garbage"
+    yield "gzip_garbage", packed + b"gar\x1fbage"
+    yield "gzip_damaged", packed[:-8] + bytes(8)
     yield "gzip_cut", packed[:-9]
     zstd = subprocess.run(["zstd", "-c"], input=plain, capture_output=True, check=True).stdout
     yield "zstd", zstd
     yield "zstd_frames", zstd + bytes.fromhex("502a4d18 02000000 0000")
     yield "zstd_cut", zstd[:-3]
+    yield "zstd_damaged", zstd[:-4] + bytes(4)
     yield "text", b"not a capture\n"
 
 
