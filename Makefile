@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their set-up by themselves, as root, on Debian 12 and Ubuntu 22.04
 # or later. V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types clean
+.PHONY: help setup demo test fuzz fuzz-merge lint format types clean
 .SUFFIXES:
 
 PYTHON ?= /usr/bin/python3
@@ -9,10 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 C_SOURCES := $(wildcard bpf/*.h bpf/*.c collector/lines.h collector/lines.c)
+C_FORMATTED := $(C_SOURCES) $(wildcard tests/fuzz/*.h tests/fuzz/*.c)
+MINUTES := 10
 Q := $(if $(V),,@)
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready ## packages and the virtual environment, with `flowml` in .venv/bin
 
@@ -35,15 +37,21 @@ demo: setup ## devices in namespaces, real TLS: collect, train, attach, predict
 test: lint types ## everything that CI runs (as root; FLOWML_TRACES=DIR adds real captures)
 	$(Q)$(BIN)/python -m pytest
 
+fuzz: $(VENV)/.ready-to-test ## hostile packets and files, MINUTES=10 long; what is found stays in tests/fuzz/findings
+	$(Q)$(BIN)/python -m tests.fuzz.run $(MINUTES)
+
+fuzz-merge: $(VENV)/.ready-to-test ## keep what fuzzing came by, if it reaches anything new
+	$(Q)$(BIN)/python -m tests.fuzz.run merge
+
 lint: $(VENV)/.ready-to-test ## ruff and clang-format
 	$(Q)$(BIN)/ruff check --quiet .
 	$(Q)$(BIN)/ruff format --quiet --check .
-	$(Q)clang-format --dry-run --Werror $(C_SOURCES)
+	$(Q)clang-format --dry-run --Werror $(C_FORMATTED)
 
 format: $(VENV)/.ready-to-test ## rewrite the sources as lint wants them
 	$(Q)$(BIN)/ruff check --quiet --fix .
 	$(Q)$(BIN)/ruff format --quiet .
-	$(Q)clang-format -i $(C_SOURCES)
+	$(Q)clang-format -i $(C_FORMATTED)
 
 types: $(VENV)/.ready-to-test ## mypy, strict
 	$(Q)$(BIN)/mypy --no-error-summary

@@ -7,6 +7,14 @@ have_bcc() { /usr/bin/python3 -c 'import bcc' 2>/dev/null; }
 have_venv() { /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null; }
 have_headers() { [ -e /usr/include/linux/types.h ]; }
 have_python_headers() { [ -e "$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
+have_fuzzer() { # what clang needs to build a fuzz target
+	program=$(mktemp)
+	echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
+		clang -fsanitize=fuzzer,address,undefined -x c - -o "$program" 2>/dev/null
+	built=$?
+	rm -f "$program"
+	return $built
+}
 have() { command -v "$1" >/dev/null 2>&1; }
 
 missing=
@@ -37,6 +45,8 @@ for use in "$@"; do
 	test)
 		need iproute2 have ip
 		need procps have sysctl
+		need clang have clang
+		need libclang-rt-dev have_fuzzer
 		need clang-format have clang-format
 		need ethtool have ethtool
 		need openssl have openssl
@@ -44,6 +54,7 @@ for use in "$@"; do
 		need tcpreplay have tcpreplay
 		need tshark have tshark
 		need bpftool have bpftool
+		need zstd have zstd
 		;;
 	esac
 done
@@ -68,8 +79,14 @@ esac
 echo "flowml: installing$missing" >&2
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-# shellcheck disable=SC2086 # one word a package
-if ! { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+install_missing() {
+	apt-get update || return 1
+	# Where clang's run-time libraries have no package of their own, clang's brings them.
+	apt-cache show libclang-rt-dev >/dev/null 2>&1 || missing=$(echo "$missing" | sed 's/ libclang-rt-dev//')
+	# shellcheck disable=SC2086 # one word a package
+	apt-get install -y --no-install-recommends $missing
+}
+if ! install_missing >"$log" 2>&1; then
 	tail -n 20 "$log" >&2
 	echo "flowml: apt-get could not install$missing; all that it said is in $log" >&2
 	exit 1

@@ -27,7 +27,7 @@ PLANTED = [
 def fuzzed(target: str, program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """Every kept input, then others that are made of them, always the same."""
     unpack(folder)
-    command = [program, *arguments(target), "-seed=1", f"-runs={RUNS[target]}", folder / target]
+    command = [str(program), *arguments(target), "-seed=1", f"-runs={RUNS[target]}", str(folder / target)]
     environment = os.environ | {"ASAN_OPTIONS": "quarantine_size_mb=16"}
     return subprocess.run(
         command, capture_output=True, text=True, errors="replace", check=False, cwd=folder, env=environment

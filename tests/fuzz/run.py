@@ -49,8 +49,8 @@ def build(target: str, folder: Path, root: Path = ROOT) -> Path:
     """The target, built in a folder from the sources below `root`."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / target
-    sources = [root / HERE / name for name in TARGETS[target]]
-    subprocess.run([*COMPILER, *sources, "-o", program, *LIBRARIES], check=True)
+    sources = [str(root / HERE / name) for name in TARGETS[target]]
+    subprocess.run([*COMPILER, *sources, "-o", str(program), *LIBRARIES], check=True)
     return program
 
 
@@ -78,20 +78,20 @@ def fuzz(minutes: float) -> bool:
         program = build(target, WORK)
         grown = WORK / "corpus" / target
         grown.mkdir(parents=True, exist_ok=True)
-        command = [program, *arguments(target), f"-max_total_time={round(60 * minutes)}"]
+        command = [str(program), *arguments(target), f"-max_total_time={round(60 * minutes)}"]
         command += [f"-artifact_prefix={FINDINGS / target}-", "-print_final_stats=1"]
         if processors > len(TARGETS):
             command.append(f"-fork={processors // len(TARGETS)}")
+        command += [str(grown), str(WORK / "kept" / target)]
         with program.with_suffix(".log").open("wb") as log:
-            running[target] = subprocess.Popen(
-                [*command, grown, WORK / "kept" / target], stdout=log, stderr=subprocess.STDOUT, cwd=WORK
-            )
+            running[target] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=WORK)
     try:
         _wait(list(running.values()), 60 * minutes)
     finally:
         for process in running.values():
             process.terminate()
-    return all([_report(target, process.wait()) for target, process in running.items()])
+    clean = [_report(target, process.wait()) for target, process in running.items()]  # each of them
+    return all(clean)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
@@ -133,7 +133,8 @@ def merge() -> None:
         least.mkdir(parents=True)
         grown = WORK / "corpus" / target
         grown.mkdir(parents=True, exist_ok=True)
-        command = [program, *arguments(target), "-merge=1", least, WORK / "kept" / target, grown]
+        folders = [str(one) for one in (least, WORK / "kept" / target, grown)]
+        command = [str(program), *arguments(target), "-merge=1", *folders]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         with zipfile.ZipFile(KEPT / f"{target}.zip", "w", zipfile.ZIP_DEFLATED) as kept:
             for file in sorted(least.iterdir()):  # under its name, at no time: the same each time
