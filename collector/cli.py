@@ -242,6 +242,7 @@ def predict(
         filter=filter,
         max_connections=max_connections,
     )
+    settings.check_lines()
     offline.check_names(inputs, settings.outfile)
     from collector import predict as predicting
     from ml.model import open_model  # imports scikit-learn

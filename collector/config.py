@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from collector.errors import ConfigError
+from collector.errors import ConfigError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -215,6 +215,19 @@ class Settings:
     features: bool
     model: str
     labels_file: str
+
+    def check_lines(self) -> None:
+        """Refuses what the lines of predictions have no room for.
+
+        Raises
+        ------
+        UsageError
+            The features are wanted beside a bare label.
+        """
+        if self.features and self.format == "label":
+            raise UsageError(
+                "a bare label has no room for features: add --format record, or leave out --features"
+            )
 
     @property
     def timeouts(self) -> dict[str, int]:

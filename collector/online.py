@@ -71,10 +71,7 @@ def attach(interfaces: Sequence[str], settings: Settings, *, force: bool = False
 
     if not settings.model:
         raise UsageError("which model? pass --model, or set `model` in the settings file")
-    if settings.features and settings.format == "label":
-        raise UsageError(
-            "a bare label has no room for features: add --format record, or leave out --features"
-        )
+    settings.check_lines()
     labels = Path(settings.labels_file) if settings.labels_file else None
     require_rights()
     files = open_model(Path(settings.model), labels, open_as_caller, force=force)

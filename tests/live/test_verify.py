@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,21 +50,15 @@ def conversation(port: int, start: int) -> Iterator[tuple[int, bytes]]:
         yield start + at * MS, frames.tcp(flags, payload, **ends)
 
 
-def write_pcap(path: Path, packets: list[tuple[int, bytes]]) -> Path:
-    raw = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1)
-    for time_ns, frame in packets:
-        raw += struct.pack("<IIII", *divmod(time_ns, 10**9), len(frame), len(frame)) + frame
-    path.write_bytes(raw)
-    return path
-
-
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
     """Three connections that overlap, one that is never answered, and a packet of something else."""
     packets = [packet for i in range(3) for packet in conversation(40000 + i, 10**18 + i * 300 * MS)]
     packets.append((10**18 + 100 * MS, frames.tcp("S", sport=50000)))
     packets.append((10**18 + 101 * MS, bytes(60)))
-    return write_pcap(tmp_path / "c.pcap", sorted(packets))
+    path = tmp_path / "c.pcap"
+    path.write_bytes(frames.pcap(sorted(packets)))
+    return path
 
 
 def run(
@@ -144,7 +137,8 @@ def test_a_core_that_differs_is_found_out(
 
 def test_fates_that_differ_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no connection does."""
-    capture = write_pcap(tmp_path / "c.pcap", [(10**18, frames.tcp("S", proto=17))])
+    capture = tmp_path / "c.pcap"
+    capture.write_bytes(frames.pcap([(10**18, frames.tcp("S", proto=17))]))
     source = broken_core(tmp_path, "parse.h", "return COUNT_not_tcp;", "return COUNT_not_ip;")
     monkeypatch.setattr(loader, "bpf_folder", lambda: source)
     said: list[str] = []
