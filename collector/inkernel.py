@@ -7,6 +7,7 @@ the clock, and can be compared bit for bit. Nothing is attached; needs root.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,12 @@ class InKernel:
     """One flow table in the kernel, attached to nothing."""
 
     def __init__(
-        self, limits: Limits, *, ring_bytes: int = 1 << 22, flags: Sequence[str] = (CLOCK_IN_METADATA,)
+        self,
+        limits: Limits,
+        *,
+        ring_bytes: int = 1 << 22,
+        flags: Sequence[str] = (CLOCK_IN_METADATA,),
+        source: Path | None = None,
     ) -> None:
         settings = compile_flags(
             max_connections=limits.max_connections,
@@ -42,7 +48,7 @@ class InKernel:
             tcp_inactivity_timeout=limits.tcp_inactivity_timeout,
             tls_only=limits.tls_only,
         )
-        with Compiler() as compiler:
+        with Compiler(source) as compiler:
             self.loaded: Loaded = compiler.load([*settings, *flags], max_connections=limits.max_connections)
         self.table: FlowTable = self.loaded.table
         self.latest_ns = 0

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from collector import kernel
+from collector.folders import bpf_folder
 from collector.inkernel import CLOCK_IN_METADATA, InKernel
 from collector.records import FLOW, Rows, joined
 from collector.replay import Limits
 
 DRAIN_EVERY = 1000
+
+
+def changed_core(folder: Path, before: str, after: str) -> Path:
+    """A copy of the C core with one thing changed in its programs; the folder that it lies in."""
+    source = folder / "bpf"
+    shutil.copytree(bpf_folder(), source)
+    text = (source / "flowml.bpf.c").read_text()
+    assert before in text
+    (source / "flowml.bpf.c").write_text(text.replace(before, after))
+    return source
 
 
 class Replay(InKernel):
@@ -27,6 +40,7 @@ class Replay(InKernel):
         tcp_inactivity_timeout: int = 300_000,
         tls_only: bool = False,
         flags: Sequence[str] = (CLOCK_IN_METADATA,),
+        source: Path | None = None,
     ) -> None:
         limits = Limits(
             max_connections=max_connections,
@@ -34,7 +48,7 @@ class Replay(InKernel):
             tcp_inactivity_timeout=tcp_inactivity_timeout,
             tls_only=tls_only,
         )
-        super().__init__(limits, ring_bytes=ring_bytes, flags=flags)
+        super().__init__(limits, ring_bytes=ring_bytes, flags=flags, source=source)
 
     def slot(self, number: int) -> np.void:
         """A slot of the table as it lies in the kernel, ended or not."""

@@ -20,6 +20,7 @@ from collector.folders import bpf_folder
 from collector.inkernel import CLOCK_IN_METADATA
 from collector.loader import Compiler, compile_flags
 from collector.records import FLOW
+from tests.replay import changed_core
 
 pytestmark = pytest.mark.kernel
 
@@ -54,16 +55,6 @@ def test_it_compiles_without_a_warning(clock: tuple[str, ...]) -> None:
     loaded.table.close()
 
 
-def broken_copy(folder: Path, before: str, after: str) -> Path:
-    """The C core with one thing changed."""
-    source = folder / "bpf"
-    shutil.copytree(bpf_folder(), source)
-    text = (source / "flowml.bpf.c").read_text()
-    assert before in text
-    (source / "flowml.bpf.c").write_text(text.replace(before, after))
-    return source
-
-
 @pytest.mark.parametrize(
     ("before", "after", "kept"),
     [
@@ -74,7 +65,7 @@ def broken_copy(folder: Path, before: str, after: str) -> Path:
 )
 def test_what_compiler_and_verifier_say_is_kept(tmp_path: Path, before: str, after: str, kept: str) -> None:
     """One line for the user, which names the file with the rest."""
-    source = broken_copy(tmp_path, before, after)
+    source = changed_core(tmp_path, before, after)
 
     with pytest.raises(KernelError) as error, Compiler(source) as compiler:
         compiler.load(SETTINGS, max_connections=16)
