@@ -18,13 +18,13 @@ from collector.replay import Limits
 DRAIN_EVERY = 1000
 
 
-def changed_core(folder: Path, before: str, after: str) -> Path:
-    """A copy of the C core with one thing changed in its programs; the folder that it lies in."""
+def changed_core(folder: Path, before: str, after: str, *, file: str = "flowml.bpf.c") -> Path:
+    """A copy of the C core with one thing changed in one of its files; the folder that it lies in."""
     source = folder / "bpf"
     shutil.copytree(bpf_folder(), source)
-    text = (source / "flowml.bpf.c").read_text()
+    text = (source / file).read_text()
     assert before in text
-    (source / "flowml.bpf.c").write_text(text.replace(before, after))
+    (source / file).write_text(text.replace(before, after))
     return source
 
 

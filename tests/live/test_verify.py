@@ -16,11 +16,11 @@ import pytest
 from collector import loader
 from collector.compare import Tally, compare_rows
 from collector.features import NAMES
-from collector.folders import bpf_folder
 from collector.records import Rows, joined
 from collector.replay import Limits, Replay
 from collector.verify import verify
 from tests import frames
+from tests.replay import changed_core
 from tests.tool import FLOWML
 
 pytestmark = [pytest.mark.kernel, pytest.mark.live]
@@ -89,16 +89,6 @@ def test_what_is_equal_is_said_feature_by_feature(capture: Path) -> None:
     assert "wire = cpu: 4 connections compared, 0 connections differ" in done.stdout
 
 
-def broken_core(folder: Path, header: str, before: str, after: str) -> Path:
-    """The C core with one thing changed."""
-    source = folder / "bpf"
-    shutil.copytree(bpf_folder(), source)
-    text = (source / header).read_text()
-    assert text.count(before) == 1
-    (source / header).write_text(text.replace(before, after))
-    return source
-
-
 @pytest.mark.parametrize(
     ("header", "before", "after", "shown"),
     [
@@ -123,7 +113,7 @@ def test_a_core_that_differs_is_found_out(
     shown: str,
 ) -> None:
     """The kernel runs another core than the CPU: the first connection that differs is shown, both sides."""
-    source = broken_core(tmp_path, header, before, after)
+    source = changed_core(tmp_path, before, after, file=header)
     monkeypatch.setattr(loader, "bpf_folder", lambda: source)
     said: list[str] = []
 
@@ -139,7 +129,7 @@ def test_fates_that_differ_are_found_out(tmp_path: Path, monkeypatch: pytest.Mon
     """Also where no connection does."""
     capture = tmp_path / "c.pcap"
     capture.write_bytes(frames.pcap([(10**18, frames.tcp("S", proto=17))]))
-    source = broken_core(tmp_path, "parse.h", "return COUNT_not_tcp;", "return COUNT_not_ip;")
+    source = changed_core(tmp_path, "return COUNT_not_tcp;", "return COUNT_not_ip;", file="parse.h")
     monkeypatch.setattr(loader, "bpf_folder", lambda: source)
     said: list[str] = []
 
