@@ -53,6 +53,9 @@ for use in "$@"; do
 		need tcpdump have tcpdump
 		need tcpreplay have tcpreplay
 		need tshark have tshark
+		need argus-server have argus
+		need argus-client have ra
+		need zstd have zstd
 		need bpftool have bpftool
 		need zstd have zstd
 		;;

@@ -21,7 +21,7 @@ IPV4, TCP, UDP = 0x0800, 6, 17
 
 def write_merged(path: Path, packets: int) -> int:
     """Writes a capture of at least so many packets, whole rounds only; answers how many they are."""
-    chain = list(_one_after_the_other())
+    chain = list(one_after_the_other())
     written = 0
     with path.open("wb", buffering=1 << 20) as file:
         file.write(HEADER)
@@ -30,7 +30,7 @@ def write_merged(path: Path, packets: int) -> int:
         while written < packets:
             for time_ns, frame in chain:
                 at = time_ns + round_number * length
-                moved = _in_range(frame, round_number)
+                moved = in_range(frame, round_number)
                 file.write(struct.pack("<IIII", at // NS_PER_S, at % NS_PER_S, len(moved), len(moved)))
                 file.write(moved)
             written += len(chain)
@@ -38,7 +38,7 @@ def write_merged(path: Path, packets: int) -> int:
     return written
 
 
-def _one_after_the_other() -> Iterator[tuple[int, bytes]]:
+def one_after_the_other() -> Iterator[tuple[int, bytes]]:
     """All packets, the first at 1 s; each capture begins after the one before it has ended."""
     end = NS_PER_S
     for path in captures():
@@ -49,7 +49,7 @@ def _one_after_the_other() -> Iterator[tuple[int, bytes]]:
         end = shift + max(time_ns for time_ns, _ in packets) - first + GAP_NS
 
 
-def _in_range(frame: bytes, number: int) -> bytes:
+def in_range(frame: bytes, number: int) -> bytes:
     """The frame with both IPv4 addresses moved: their second byte is XORed with the number."""
     if len(frame) < 34 or frame[12:14] != IPV4.to_bytes(2, "big"):
         return frame
