@@ -20,10 +20,12 @@ from tests.conftest import captures
 from tests.frames import pcap
 from tests.oracle import ACK, NS_PER_S, RST, SYN, Connection, Endpoint, Oracle, Segment, decode, read_pcap
 
-__all__ = ["AT_ONCE", "Capture", "Packet", "merged"]
+__all__ = ["AT_ONCE", "BEGIN_NS", "Capture", "Packet", "merged"]
 
 AT_ONCE = 256  # captures in one: as many as there are address ranges
 GAP_NS = NS_PER_S
+BEGIN_NS = 10**9 * NS_PER_S
+"""The time of the earliest packet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def _key(one: Record) -> tuple[object, ...]:
 
 
 def _one_after_the_other(parts: list[Path]) -> Iterator[tuple[int, bytes]]:
-    begin = NS_PER_S * 10**9
+    begin = BEGIN_NS
     for number, path in enumerate(parts):
         packets = list(read_pcap(path))
         first = min(time_ns for time_ns, _ in packets)
