@@ -251,6 +251,7 @@ int capture_open(struct capture *capture, int fd, int stop_fd, const __u8 *head,
 		return capture_fail(capture, said, why);
 	}
 	capture->link = pcap_datalink(capture->pcap);
+	capture->is_pcap = pcap_major_version(capture->pcap) == PCAP_VERSION_MAJOR; /* pcapng is at 1 */
 	return 0;
 }
 
@@ -258,8 +259,11 @@ int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u
 {
 	int got = pcap_next_ex(capture->pcap, header, frame);
 
-	if (got == 1)
+	if (got == 1) {
+		if (capture->is_pcap) /* its seconds are unsigned, which libpcap before 1.11 overlooks */
+			(*header)->ts.tv_sec = (__u32)(*header)->ts.tv_sec;
 		return 1;
+	}
 	if (got == PCAP_ERROR_BREAK)
 		return 0;
 	return capture_fail(capture, pcap_geterr(capture->pcap), why);

@@ -39,7 +39,8 @@ struct stream {
 struct capture {
 	struct stream stream;
 	pcap_t *pcap;
-	int link; /* DLT_...; see links.h */
+	int link;    /* DLT_...; see links.h */
+	int is_pcap; /* of the classic format, not pcapng */
 };
 
 /*
