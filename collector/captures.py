@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from collector.progress import Advance
 from collector.records import Rows
 from collector.replay import CLOCK_OFFSET_NS, Limits, Replay
 
-__all__ = ["STANDARD_INPUT", "Outcome", "Source", "lines_of", "open_input", "several"]
+__all__ = ["STANDARD_INPUT", "Outcome", "Source", "lines_of", "open_input", "several", "wait_for_input"]
 
 STANDARD_INPUT = "-"
 _COPIED_AT_ONCE = 1 << 20
@@ -56,8 +57,13 @@ class Source:
     """What was read of it already."""
 
 
-def open_input(name: str) -> int:
+def open_input(name: str, *, stoppable: bool = False) -> int:
     """A descriptor of a file, or of standard input.
+
+    Parameters
+    ----------
+    stoppable
+        A named pipe that nobody writes to yet is not waited for: whoever reads does, and can be stopped.
 
     Raises
     ------
@@ -69,13 +75,21 @@ def open_input(name: str) -> int:
             if sys.stdin is None:  # and descriptor 0 is by now another file, or will be
                 raise InputError("standard input is closed: name a capture")
             return os.dup(0)
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if stoppable else 0))
     except OSError as error:
         raise InputError(f"{name} cannot be opened ({error.strerror}): name a capture") from error
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
         raise InputError(f"{name} is a folder: name the captures in it")
+    if stoppable:
+        os.set_blocking(fd, True)
     return fd
+
+
+def wait_for_input(fd: int, stop_fd: int) -> bool:
+    """Waits until there is something to read, or nothing more to come; False: reading is to end."""
+    ready, _, _ = select.select([fd, stop_fd], [], [])
+    return stop_fd not in ready
 
 
 def lines_of(
@@ -152,7 +166,7 @@ def _one(
     name: str, limits: Limits, formatter: Formatter, write: Write, stop_fd: int, advance: Advance
 ) -> Outcome:
     try:
-        fd = open_input(name)
+        fd = open_input(name, stoppable=True)
     except InputError as error:
         return Outcome(trouble=str(error))
     try:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from collector.captures import STANDARD_INPUT, Outcome, Source, lines_of, open_input
+from collector.captures import STANDARD_INPUT, Outcome, Source, lines_of, open_input, wait_for_input
 from collector.config import Settings
 from collector.errors import InputError
 from collector.features import NAMES
@@ -99,10 +99,12 @@ class _Run:
     def one(self, name: str) -> Outcome:
         """Predicts for one input, whatever it is."""
         try:
-            fd = open_input(name)
+            fd = open_input(name, stoppable=True)
         except InputError as error:
             return Outcome(trouble=str(error))
         with os.fdopen(fd, "rb", buffering=0) as file:
+            if not self._wait_for(file):
+                return Outcome(stopped=True)
             try:
                 head = file.read(_HEAD) or b""
             except OSError as error:
@@ -120,8 +122,8 @@ class _Run:
     def _rows(self, name: str, head: bytes, file: BinaryIO) -> Outcome:
         outcome = Outcome()
         self._check_origin(name)
-        lines = enumerate(_lines(head, file), 1)
-        while not outcome.stopped and not outcome.trouble and (part := list(islice(lines, _ROWS_AT_ONCE))):
+        lines = enumerate(self._lines(head, file), 1)
+        while not outcome.trouble and (part := list(islice(lines, _ROWS_AT_ONCE))):
             documents: list[dict[str, Any]] = []
             features: list[list[float]] = []
             for number, line in part:
@@ -140,8 +142,24 @@ class _Run:
                 features.append(values)
             if documents:
                 self._write(documents, features)
-            outcome.stopped = bool(select.select([self.stop], [], [], 0)[0])
+        outcome.stopped = bool(select.select([self.stop], [], [], 0)[0])
         return outcome
+
+    def _wait_for(self, file: BinaryIO) -> bool:
+        return wait_for_input(file.fileno(), self.stop.fileno())
+
+    def _lines(self, head: bytes, file: BinaryIO) -> Iterator[bytes]:
+        """The lines of a file of which `head` was read already; whole ones only if it is stopped."""
+        part = head
+        rest = b""
+        while part:
+            *whole, rest = (rest + part).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+            if not self._wait_for(file):
+                return
+            part = file.read(1 << 20)
+        if rest:
+            yield rest
 
     def _write(self, documents: list[dict[str, Any]], features: list[list[float]]) -> None:
         X = np.array(features, np.float64)
@@ -180,15 +198,3 @@ _NOT_CARRIED = {*NAMES, "fts", "label", "probability"}
 
 def _are_rows(head: bytes) -> bool:
     return not head.startswith(_CAPTURE_MAGICS) and head.lstrip().startswith(b"{")
-
-
-def _lines(head: bytes, file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file of which `head` was read already."""
-    rest = head
-    while part := file.read(1 << 20):
-        *whole, rest = (rest + part).split(b"\n")
-        yield from (line + b"\n" for line in whole)
-    *whole, rest = rest.split(b"\n")
-    yield from (line + b"\n" for line in whole)
-    if rest:
-        yield rest
