@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
 import struct
 import subprocess
 from collections import Counter
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from collector.replay import CLOCK_OFFSET_NS, Limits
 from tests import frames
 from tests.any_frames import EDGES, MS, any_frames, at_edges
+from tests.captures.common import command
 from tests.compare import in_order, raw_of_connection, raw_of_rows
 from tests.frames import CLIENT_HELLO, answer, tcp
 from tests.fuzz.seeds import as_pcapng
@@ -232,3 +236,46 @@ def test_several_members_and_what_follows_them() -> None:
     found = replayed(gzipped() + b"\0more")
     assert found.trouble == "something that is not gzip follows in the gzip file"
     check(found, WHOLE)
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_the_command_tells_each_damaged_file_in_a_line(tmp_path: Path, jobs: str) -> None:
+    """Whatever it is: one line, the connections until there, then the usual last lines; exit code 3."""
+    hello, first = frames.pcap(WHOLE[:3]), len(frames.pcap(WHOLE[:4])) + 5
+    damaged = {
+        "empty": (b"", 0, "be read as a capture: it is empty"),
+        "text": (b"no capture at all", 0, "be read as a capture: unknown file format"),
+        "header": (pcap()[:20], 0, "be read as a capture: truncated dump file"),
+        "cut": (pcap()[:first], 1, "be read beyond packet 4: truncated dump file"),
+        "garbage": (hello + b"\xff" * 30, 1, "be read beyond packet 3: "),
+        "cut.gz": (gzipped()[:-4], 1, f"be read beyond packet {len(WHOLE)}: the gzip file is cut short"),
+        "bad.gz": (
+            gzipped()[:-5] + bytes(5),
+            1,
+            f"be read beyond packet {len(WHOLE)}: the gzip file is damaged",
+        ),
+        "more.gz": (gzipped() + b"!", 1, f"be read beyond packet {len(WHOLE)}: something that is not gzip"),
+        "head.gz": (gzipped()[:5], 0, "be read as a capture: the gzip file is cut short"),
+        "cut.zst": (zstandard()[:-2], 1, f"be read beyond packet {len(WHOLE)}: the zstd file is cut short"),
+        "more.zst": (
+            zstandard() + b"more",
+            1,
+            f"be read beyond packet {len(WHOLE)}: the zstd file is damaged",
+        ),
+    }
+    paths = [tmp_path / name for name in damaged]
+    for path, (data, _, _) in zip(paths, damaged.values(), strict=True):
+        path.write_bytes(data)
+
+    done = command(*paths, "--jobs", jobs)
+
+    assert done.returncode == 3
+    *told, fates, last = done.stderr.decode().splitlines()
+    assert len(told) == len(damaged)
+    for line, path, (_, _, why) in zip(told, paths, damaged.values(), strict=True):
+        assert line.startswith(f"flowml: {path} cannot {why}"), line
+        assert line.endswith("; the connections until there are written") == ("beyond" in why)
+    lines = Counter(Path(json.loads(line)["capture"]).name for line in done.stdout.splitlines())
+    assert lines == +Counter({name: count for name, (_, count, _) in damaged.items()})
+    assert re.fullmatch(r"\d+ packets: tracked \d+", fates)
+    assert last == f"Done. Processed {lines.total()} connections"
