@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Any bytes as a capture: pcap, pcapng, gzip and zstd of these, and whatever else they are. Each is read
- * twice, as a file at once and as a pipe bit by bit: how the bytes come in must not make a difference.
+ * as a file at once and as a pipe bit by bit: how the bytes come in must not make a difference. Then as a
+ * pipe that a stop ends early.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -10,11 +11,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* At most so many bytes at a time. */
-static size_t chunk;
+/* At most so many bytes at a time; after so many times there is something to read in the stop pipe. */
+static size_t chunk, reads_to_stop;
+static int stop_pipe[2];
 
 static ssize_t read_some(int fd, void *to, size_t size)
 {
+	if (reads_to_stop && !--reads_to_stop && write(stop_pipe[1], "", 1) != 1)
+		abort();
 	return read(fd, to, size < chunk ? size : chunk);
 }
 
@@ -52,18 +56,18 @@ int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u
 /* What a replay comes to. */
 struct outcome {
 	struct counters counters;
-	__u64 packets, backward, impossible, hellos_cut, latest_ns, taken;
+	__u64 packets, backward, impossible, hellos_cut, latest_ns, taken, stopped;
 	char trouble[WHY_LEN];
 };
 
-static struct outcome replay_to_its_end(int fd, const __u8 *head, size_t head_len)
+static struct outcome replay_to_its_end(int fd, int stop_fd, const __u8 *head, size_t head_len)
 {
 	static const struct replay_settings settings = {
 		.max_connections = CONNECTIONS,
 		.establish_timeout_ns = 5000000000,
 		.inactivity_timeout_ns = 300000000000,
 	};
-	struct replay *replay = replay_open(fd, -1, (const char *)head, head_len, &settings);
+	struct replay *replay = replay_open(fd, stop_fd, (const char *)head, head_len, &settings);
 	const struct replay_status *status;
 	struct outcome outcome;
 	struct flow out[ROOM];
@@ -85,7 +89,6 @@ static struct outcome replay_to_its_end(int fd, const __u8 *head, size_t head_le
 		check_table(host_of(replay));
 	}
 	check_done(host_of(replay), delivered, segments);
-	CHECK(!status->stopped);
 	outcome = (struct outcome){
 		.counters = host_of(replay)->counters,
 		.packets = status->packets,
@@ -94,6 +97,7 @@ static struct outcome replay_to_its_end(int fd, const __u8 *head, size_t head_le
 		.hellos_cut = status->hellos_cut,
 		.latest_ns = status->latest_ns,
 		.taken = status->bytes_taken,
+		.stopped = status->stopped,
 	};
 	snprintf(outcome.trouble, sizeof(outcome.trouble), "%s", replay_trouble(replay));
 	replay_close(replay);
@@ -109,13 +113,13 @@ static struct outcome as_file(const uint8_t *data, size_t size)
 
 	CHECK(fd >= 0 && write(fd, data, size) == (ssize_t)size && lseek(fd, 0, SEEK_SET) == 0);
 	chunk = SIZE_MAX;
-	outcome = replay_to_its_end(fd, (const __u8 *)"", 0);
+	outcome = replay_to_its_end(fd, -1, (const __u8 *)"", 0);
 	close(fd);
 	return outcome;
 }
 
 /* The first bytes were read already; how many, and how many come at a time, is as good as random. */
-static struct outcome as_pipe(const uint8_t *data, size_t size)
+static struct outcome as_pipe(const uint8_t *data, size_t size, int stop)
 {
 	struct outcome outcome;
 	size_t head_len, sum = 0;
@@ -125,27 +129,38 @@ static struct outcome as_pipe(const uint8_t *data, size_t size)
 		sum = 31 * sum + data[i];
 	head_len = sum % 7 ? sum / 7 % (size + 1) : 0;
 	chunk = 1 + sum / 49 % size;
+	reads_to_stop = stop ? 1 + sum / 343 % (1 + (size - head_len) / chunk) : 0;
+	CHECK(!stop || !pipe(stop_pipe));
 
 	CHECK(!pipe(ends) && write(ends[1], data + head_len, size - head_len) == (ssize_t)(size - head_len));
 	close(ends[1]);
-	outcome = replay_to_its_end(ends[0], data, head_len);
+	outcome = replay_to_its_end(ends[0], stop ? stop_pipe[0] : -1, data, head_len);
 	close(ends[0]);
+	reads_to_stop = 0;
+	if (stop) {
+		close(stop_pipe[0]);
+		close(stop_pipe[1]);
+	}
 	return outcome;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct outcome once, again;
+	struct outcome once, again, stopped;
 
 	if (!size || size > PIPE_BYTES)
 		return 0;
 	once = as_file(data, size);
-	again = as_pipe(data, size);
+	again = as_pipe(data, size, 0);
+	stopped = as_pipe(data, size, 1);
 	CHECK(!memcmp(&once.counters, &again.counters, sizeof(once.counters)));
 	CHECK(once.packets == again.packets && once.latest_ns == again.latest_ns);
 	CHECK(once.backward == again.backward && once.impossible == again.impossible);
 	CHECK(once.hellos_cut == again.hellos_cut);
 	CHECK(!strcmp(once.trouble, again.trouble));
+	CHECK(!once.stopped && !again.stopped);
+	CHECK(stopped.packets <= once.packets);
+	CHECK(!strcmp(stopped.trouble, stopped.stopped ? "" : once.trouble));
 	CHECK(!strchr(once.trouble, '\n'));
 	CHECK(once.taken <= size && again.taken <= size);
 	return 0;

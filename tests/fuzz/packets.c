@@ -56,6 +56,22 @@ static void sweep(struct host *host, __u64 now)
 		table_visit(host, &host->slots[slot], slot, SWEEP_TIMEOUT, now);
 }
 
+/* What the kernel's egress hook asks of the core, and a capture does not. */
+static void look_at_gso(const __u8 *frame, __u32 len, __u32 number)
+{
+	struct cursor cur = {.pos = frame, .end = frame + len};
+	struct packet pkt = {};
+	__u32 gso_size = 1 + 37 * number, before;
+
+	if (parse_packet(&cur, &pkt, len + number % 2 * 100000, gso_size) != COUNT_tracked)
+		return;
+	CHECK(pkt.payload_at <= len && pkt.payload_len == pkt.size - pkt.headers_len);
+	before = pkt.size;
+	expand_gso(&pkt, number % 5, gso_size);
+	CHECK(pkt.segments >= 1 && pkt.size == before + (pkt.segments - 1) * pkt.headers_len);
+	CHECK(number % 5 || (pkt.segments - 1) * gso_size <= pkt.payload_len);
+}
+
 /* ---- In place of bpf/capture.c ---- */
 
 int capture_open(struct capture *capture, int fd, int stop_fd, const __u8 *head, size_t head_len,
@@ -91,6 +107,8 @@ int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u
 	free(input.frame);
 	input.frame = malloc(packet.len);
 	memcpy(input.frame, packet.frame, packet.len);
+	if (packet.gso)
+		look_at_gso(input.frame, packet.len, packet.step);
 	input.at = packet.frame + packet.len;
 	*frame = input.frame;
 	about.caplen = about.len = packet.len;

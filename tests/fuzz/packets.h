@@ -17,6 +17,7 @@
 #define FRAME_MAX    255
 
 #define PACKET_LINK	  0x07
+#define PACKET_GSO	  0x10 /* it is looked at as a buffer of many segments, too */
 #define PACKET_IMPOSSIBLE 0x20 /* at a time that cannot be */
 #define PACKET_SWEEP	  0x40 /* the table is swept before */
 #define PACKET_RING_FULL  0x80 /* nothing can be delivered until the next packet */
@@ -26,7 +27,7 @@ static const int LINKS[PACKET_LINK + 1] = {DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_
 
 struct packet_about {
 	__u8 link; /* index into LINKS */
-	__u8 impossible, sweep, ring_full;
+	__u8 gso, impossible, sweep, ring_full;
 	__u8 step;
 	const __u8 *frame;
 	__u32 len; /* less than it says where the input ends */
@@ -38,6 +39,7 @@ static inline int packet_at(const __u8 *at, const __u8 *end, struct packet_about
 	if (end - at < PACKET_LEN)
 		return 0;
 	packet->link = at[0] & PACKET_LINK;
+	packet->gso = !!(at[0] & PACKET_GSO);
 	packet->impossible = !!(at[0] & PACKET_IMPOSSIBLE);
 	packet->sweep = !!(at[0] & PACKET_SWEEP);
 	packet->ring_full = !!(at[0] & PACKET_RING_FULL);

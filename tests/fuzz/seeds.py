@@ -26,7 +26,7 @@ LINKS = (ETHERNET, SLL, SLL2, RAW, IPV4, NULL, LOOP, PPP)
 STEPS = (0, 1, 1000, 1_000_000, S, 5 * S - 1, 5 * S, 5 * S + 1, 300 * S - 1, 300 * S, 300 * S + 1)
 """The first of STEPS in packets.c, nanoseconds."""
 
-IMPOSSIBLE, SWEEP, RING_FULL = 0x20, 0x40, 0x80
+GSO, IMPOSSIBLE, SWEEP, RING_FULL = 0x10, 0x20, 0x40, 0x80
 """As PACKET_... of packets.h."""
 
 Arrivals = list[tuple[int, bytes]]
@@ -122,7 +122,9 @@ def packets_seeds() -> Iterator[tuple[str, bytes]]:
     whole = dict(connections())["whole"]
     for link in LINKS:
         yield f"link_{link}", as_packets(whole, link)
-    for about in (IMPOSSIBLE, SWEEP, RING_FULL, SWEEP | RING_FULL):
+    families = [struct.pack("<I", family) + bytes(40) for family in (2, 10, 24, 28, 30, 7)]
+    yield "families", bytes(4) + b"".join(bytes([LINKS.index(NULL), 0, 44]) + one for one in families)
+    for about in (GSO, IMPOSSIBLE, SWEEP, RING_FULL, SWEEP | RING_FULL):
         yield f"about_{about}", as_packets(whole + whole, about=about)
 
 
