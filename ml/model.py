@@ -224,14 +224,14 @@ class ModelFiles:
     def _unpickle(self) -> Any:
         try:
             return joblib.load(io.BytesIO(self.data))
-        except (ImportError, PermissionError) as error:
-            raise ModelError(
-                f"{self.path.name} needs what cannot be imported ({one_line(error)}); "
-                "install it, let the user that flowml runs as read it, or train the model again here"
-            ) from error
         except Exception as error:  # a pickle can fail in any way
             trained = self._trained_with()
             skew = f" (it is of scikit-learn {trained}, here is {sklearn.__version__})" if trained else ""
+            if isinstance(error, (ImportError, PermissionError)):
+                raise ModelError(
+                    f"{self.path.name} needs what cannot be imported ({one_line(error)}){skew}; "
+                    "install it, let the user that flowml runs as read it, or train the model again here"
+                ) from error
             raise ModelError(
                 f"{self.path.name} cannot be unpickled: {one_line(error)}{skew}; "
                 "restore the file, or train the model again"
@@ -279,7 +279,7 @@ def open_model(
     Raises
     ------
     ModelError
-        A file cannot be read; the contract or the labels are not what they should be.
+        A file cannot be read; the contract or the labels are not what they should be, or do not go together.
     """
     try:
         data = _read(path, opener)
@@ -304,6 +304,11 @@ def open_model(
         if labels_file is not None:
             raise ModelError(f"there is no file of labels {labels_file}; name one") from None
         notes.append(f"{path.name} has no labels ({labels_from.name}): class ids are shown as unknown_<id>")
+    if contract is not None and labels is not None and len(labels) != len(contract.classes):
+        raise ModelError(
+            f"{labels_from.name} has {len(labels)} labels, but {path.name} was trained on "
+            f"{len(contract.classes)} classes; give the labels that it was trained with, in their order"
+        )
     return ModelFiles(path, data, contract, labels, labels_from.name, notes, force)
 
 

@@ -360,12 +360,24 @@ def test_missing_module(bare: Callable[[Any], Path]) -> None:
     )
 
 
-def test_too_few_labels(saved: Path) -> None:
-    """Labels that are fewer than the classes are refused, with both numbers."""
-    labels_path(saved).write_bytes(b'["a", "b"]')
+@pytest.mark.parametrize("labels", ['["a", "b"]', '["a", "b", "c", "d"]'])
+def test_labels_of_another_length(saved: Path, labels: str) -> None:
+    """Labels that are fewer or more than the classes of the contract are refused, with both numbers."""
+    labels_path(saved).write_text(labels)
 
-    assert refusal(open_model(saved).load) == (
-        "model.joblib.labels.json has 2 labels, but model.joblib has 3 classes with ids up to 2; "
+    assert refusal(lambda: open_model(saved)) == (
+        f"model.joblib.labels.json has {len(orjson.loads(labels))} labels, but model.joblib was trained on "
+        "3 classes; give the labels that it was trained with, in their order"
+    )
+
+
+def test_too_few_labels(bare: Callable[[Any], Path]) -> None:
+    """Without a contract the model itself tells how many there have to be."""
+    path = bare(FOREST)
+    labels_path(path).write_bytes(b'["a", "b"]')
+
+    assert refusal(open_model(path).load) == (
+        "bare.joblib.labels.json has 2 labels, but bare.joblib has 3 classes with ids up to 2; "
         "give the labels that the model was trained with"
     )
 
