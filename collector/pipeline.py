@@ -7,8 +7,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,9 @@ from collector.hooks import Attachment
 from collector.lines import Origin, Predictions, label_lines, record_lines
 from collector.records import Rows, SweepMode
 from collector.sink import Sink
+from ml.classifier import Classifier, Sequential
 
-__all__ = ["Classifier", "Formatter", "Source", "run", "stop_signals"]
+__all__ = ["Classifier", "Formatter", "Source", "ask", "run", "stop_signals"]
 
 Log = Callable[[str], None]
 
@@ -30,15 +30,13 @@ _SWEEP_SHARE = 0.02
 """Of a core, what sweeping may take at the most."""
 
 
-class Classifier(Protocol):
-    """What the pipeline asks of a model."""
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Label of each class."""
-
-    def predict(self, X: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-        """Features, shape (n, 17), to the class index and its probability, each of shape (n,)."""
+def ask(
+    classifier: Classifier, X: npt.NDArray[np.float64], senders: Callable[[], Sequence[Hashable]]
+) -> Predictions:
+    """What a classifier says of rows; one that looks at the connections before is told whose each row is."""
+    if isinstance(classifier, Sequential):
+        return Predictions(classifier.labels, *classifier.predict_in_turn(X, senders()))
+    return Predictions(classifier.labels, *classifier.predict(X))
 
 
 class Formatter:
@@ -46,6 +44,8 @@ class Formatter:
 
     def __init__(self, classifier: Classifier | None, *, as_record: bool, with_features: bool) -> None:
         self._classifier = classifier
+        if isinstance(classifier, Sequential):
+            classifier.forget()
         self._as_record = as_record
         self._with_features = with_features
 
@@ -54,7 +54,7 @@ class Formatter:
         X = matrix(rows)
         predictions = None
         if self._classifier is not None:
-            predictions = Predictions(self._classifier.labels, *self._classifier.predict(X))
+            predictions = ask(self._classifier, X, lambda: _senders(rows, origin))
             if not self._as_record:
                 return label_lines(predictions)
         return record_lines(
@@ -63,6 +63,11 @@ class Formatter:
             matrix=X if self._with_features else None,
             predictions=predictions,
         )
+
+
+def _senders(rows: Rows, origin: Origin) -> list[Hashable]:
+    where = origin.iface or origin.capture
+    return [(where, mac.tobytes()) for mac in rows["source_mac"]]
 
 
 class Source:

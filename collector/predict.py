@@ -18,14 +18,15 @@ from collector.captures import STANDARD_INPUT, Outcome, Source, lines_of, open_i
 from collector.config import Settings
 from collector.errors import InputError
 from collector.features import NAMES
-from collector.lines import Predictions, label_lines
+from collector.lines import label_lines
 from collector.offline import check_names, finished, limits_of, open_outfile, total_size
 from collector.online import log
-from collector.pipeline import Classifier, Formatter, stop_signals
+from collector.pipeline import Formatter, ask, stop_signals
 from collector.progress import Advance, progress
 from collector.replay import Limits
 from collector.sink import Sink
 from ml import dataset, origin
+from ml.classifier import Classifier, Sequential
 from ml.model import ModelFiles
 
 __all__ = ["predict", "settings_of"]
@@ -121,6 +122,8 @@ class _Run:
 
     def _rows(self, name: str, head: bytes, file: BinaryIO) -> Outcome:
         outcome = Outcome()
+        if isinstance(self.classifier, Sequential):
+            self.classifier.forget()
         self._check_origin(name)
         lines = enumerate(self._lines(head, file), 1)
         while not outcome.trouble and (part := list(islice(lines, _ROWS_AT_ONCE))):
@@ -163,7 +166,7 @@ class _Run:
 
     def _write(self, documents: list[dict[str, Any]], features: list[list[float]]) -> None:
         X = np.array(features, np.float64)
-        found = Predictions(self.classifier.labels, *self.classifier.predict(X))
+        found = ask(self.classifier, X, lambda: [_sender(document) for document in documents])
         if self.settings.format == "label":
             self.sink.write(label_lines(found))
             return
@@ -190,6 +193,11 @@ class _Run:
             self.files.check(filter=made.filter, timeouts=timeouts)
             for warning in self.files.warnings[said:]:
                 log(f"warning: {warning}")
+
+
+def _sender(document: dict[str, Any]) -> tuple[str, str]:
+    """What of a row tells its device: values of any kind, as they are written."""
+    return repr(document.get("capture")), repr(document.get("s_mac"))
 
 
 _NOT_CARRIED = {*NAMES, "fts", "label", "probability"}

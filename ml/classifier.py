@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Hashable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Answers", "Classifier", "most_probable", "one_line"]
+__all__ = ["Answers", "Classifier", "Sequential", "most_probable", "one_line"]
 
 Answers = tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]
 """For each row the index of its class in `Classifier.labels`, and the probability of that class."""
@@ -33,6 +34,29 @@ class Classifier(Protocol):
         -------
         Class indices, shape (n_rows,), intp; and their probabilities, shape (n_rows,), float64.
         """
+
+
+@runtime_checkable
+class Sequential(Classifier, Protocol):
+    """A classifier that also looks at the connections of the same device before.
+
+    Asked by `predict` it answers for each row as if it were the first of its device.
+    """
+
+    def predict_in_turn(self, X: npt.NDArray[np.float64], senders: Sequence[Hashable]) -> Answers:
+        """Classifies rows as the next ones of their devices, and remembers them.
+
+        Parameters
+        ----------
+        X
+            As in `predict`, in order of time.
+        senders
+            For each row something that stands for its device, as far as that was observed: its source MAC,
+            and where it was seen.
+        """
+
+    def forget(self) -> None:
+        """From here on every row is the first of its device, until there are others."""
 
 
 def most_probable(probabilities: npt.NDArray[np.float64]) -> Answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy.typing as npt
 from collector.features import NAMES
 from collector.progress import progress
 from ml import dataset, origin, report
-from ml.classifier import Classifier
+from ml.classifier import Answers, Classifier, Sequential
 from ml.contract import Contract
 from ml.dataset import NO_CAPTURE, Dataset
 from ml.model import open_model
 from ml.scores import Calibration, ClassScore, calibration, class_scores, confusion, intervals, scores
+from ml.windows import in_time
 
-__all__ = ["Evaluation", "evaluate", "judge", "shown", "summary"]
+__all__ = ["Evaluation", "answers", "evaluate", "judge", "shown", "summary"]
 
 _BATCH = 10_000
 _SHUFFLES = 5
@@ -81,6 +82,7 @@ def judge(
     *,
     trained: dict[str, int] | None,
     with_importance: bool = False,
+    given: Answers | None = None,
 ) -> Evaluation:
     """Asks a classifier about rows whose labels are known.
 
@@ -92,26 +94,52 @@ def judge(
         Label to rows in training; None where that is unknown.
     with_importance
         Shuffle each feature in turn, which asks about every row another 85 times.
+    given
+        Its `answers`, where they are known already.
     """
     labels = classifier.labels + tuple(label for label in data.classes if label not in set(classifier.labels))
     number = {label: i for i, label in enumerate(labels)}
     truth = np.array([number[label] for label in data.classes], dtype=np.intp)[data.y]
-    answers, probabilities = _answers(classifier, data.X)
-    matrix = confusion(truth, answers, len(labels))
+    classes, probabilities = answers(classifier, data) if given is None else given
+    matrix = confusion(truth, classes, len(labels))
     counts = np.bincount(truth, minlength=len(labels))
     return Evaluation(
         rows=len(data),
         captures=len(np.unique(data.captures[data.captures != NO_CAPTURE])),
-        scores=scores(truth, answers),
-        intervals=intervals(truth, answers, data.captures),
+        scores=scores(truth, classes),
+        intervals=intervals(truth, classes, data.captures),
         majority=_majority(trained, labels, counts),
         unseen={label: int(counts[number[label]]) for label in labels[len(classifier.labels) :]},
-        calibration=calibration(truth == answers, probabilities),
+        calibration=calibration(truth == classes, probabilities),
         classes=class_scores(matrix, labels, trained),
         confusion=matrix.tolist(),
         labels=labels,
-        importance=_importance(classifier, data.X, truth) if with_importance else None,
+        importance=_importance(classifier, data, truth) if with_importance else None,
     )
+
+
+def answers(classifier: Classifier, data: Dataset) -> Answers:
+    """What a classifier says of labelled rows, in their order.
+
+    One that looks at the connections before is asked in order of time, capture by capture; a device is then
+    what the label says that it is.
+    """
+    order = np.arange(len(data))
+    if isinstance(classifier, Sequential):
+        classifier.forget()
+        order = in_time(data)
+        order = order[np.argsort(data.captures[order], kind="stable")]
+    found = []
+    # In batches, so that many rows do not take much memory.
+    for rows in np.split(order, range(_BATCH, len(data), _BATCH)):
+        if isinstance(classifier, Sequential):
+            senders = list(zip(data.captures[rows].tolist(), data.y[rows].tolist(), strict=True))
+            found.append(classifier.predict_in_turn(data.X[rows], senders))
+        else:
+            found.append(classifier.predict(data.X[rows]))
+    classes, probabilities = (np.concatenate(part) for part in zip(*found, strict=True))
+    back = np.argsort(order)
+    return classes[back], probabilities[back]
 
 
 def evaluate(
@@ -235,15 +263,6 @@ def _doubts(contract: Contract | None, captured: origin.Origin, data: Dataset) -
     return doubts
 
 
-def _answers(
-    classifier: Classifier, X: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """In batches, so that many rows do not take much memory."""
-    parts = [classifier.predict(X[first : first + _BATCH]) for first in range(0, len(X), _BATCH)]
-    classes, probabilities = zip(*parts, strict=True)
-    return np.concatenate(classes), np.concatenate(probabilities)
-
-
 def _majority(
     trained: dict[str, int] | None, labels: tuple[str, ...], counts: npt.NDArray[np.intp]
 ) -> dict[str, Any] | None:
@@ -254,20 +273,18 @@ def _majority(
     return {"label": label, "accuracy": rows / int(counts.sum())}
 
 
-def _importance(
-    classifier: Classifier, X: npt.NDArray[np.float64], truth: npt.NDArray[np.intp]
-) -> list[dict[str, Any]]:
+def _importance(classifier: Classifier, data: Dataset, truth: npt.NDArray[np.intp]) -> list[dict[str, Any]]:
     random = np.random.default_rng(0)
-    before = float(np.mean(_answers(classifier, X)[0] == truth))
-    shuffled = X.copy()
+    before = float(np.mean(answers(classifier, data)[0] == truth))
+    shuffled = replace(data, X=data.X.copy())
     found = []
     with progress("shuffling features", len(NAMES), "features") as advance:
         for i, name in enumerate(NAMES):
             losses = []
             for _ in range(_SHUFFLES):
-                shuffled[:, i] = random.permutation(X[:, i])
-                losses.append(before - float(np.mean(_answers(classifier, shuffled)[0] == truth)))
-            shuffled[:, i] = X[:, i]
+                shuffled.X[:, i] = random.permutation(data.X[:, i])
+                losses.append(before - float(np.mean(answers(classifier, shuffled)[0] == truth)))
+            shuffled.X[:, i] = data.X[:, i]
             found.append({"feature": name, "mean": float(np.mean(losses)), "std": float(np.std(losses))})
             advance(1)
     return sorted(found, key=lambda one: -float(one["mean"]))
