@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from collector.errors import OutputError, UsageError
 from ml import dataset, estimators, origin, report
+from ml.classifier import Classifier
 from ml.contract import NAN_KEPT, Contract, flowml_features, library_versions
 from ml.dataset import Dataset
 from ml.estimator import classifier_of
-from ml.evaluate import Evaluation, judge, shown, summary
+from ml.evaluate import Evaluation, answers, judge, shown, summary
 from ml.model import contract_path, labels_path, save
 from ml.scores import scores
 from ml.split import SHARE, WAYS, Split, hold_out
 
-__all__ = ["train"]
+__all__ = ["Method", "carry_out", "train"]
 
 _CLASSES_SHOWN = 20
 _TREES = 100
 
 Say = Callable[[str], None]
+
+
+class Method(Protocol):
+    """What is trained, and what becomes of it."""
+
+    def fit(self, rows: Dataset, what: str) -> Any:
+        """Fits one on all of these rows; `what` says why, for people who wait."""
+
+    def classifier(self, fitted: Any, labels: tuple[str, ...]) -> Classifier:
+        """It, as it will be served."""
+
+    def about(self, fitted: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
+        """For the contract: `estimator`, `parameters`, and `versions` of what else it depends on."""
+
+    def save(self, path: Path, fitted: Any, labels: Sequence[str], contract: Contract) -> Contract:
+        """Writes it with its labels and its contract; answers the contract as it was written."""
 
 
 def train(
@@ -46,10 +64,6 @@ def train(
 
     Parameters
     ----------
-    paths
-        Training data, JSON Lines.
-    model_path
-        Where the model goes; its labels and contract go beside it.
     estimator
         Of `estimators.ESTIMATORS`.
     trees
@@ -58,6 +72,77 @@ def train(
         Of the estimator and of the split: same data and same seed, same model and same scores.
     jobs
         Processors to use; None: as many as there are.
+    paths, model_path, group_by, test_size, skip_bad, report_to, say
+        As in `carry_out`, which also tells what is returned and raised.
+    """
+    if estimator not in estimators.ESTIMATORS:
+        raise UsageError(f"no estimator {estimator}: give one of {', '.join(estimators.ESTIMATORS)}")
+    if trees is not None and estimator not in estimators.GROWN:
+        raise UsageError(f"{estimator} has no trees: leave out --trees")
+    if trees is not None and trees < 1:
+        raise UsageError(f"{trees} trees: a forest needs at least 1")
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"{jobs} jobs: give at least 1")
+    method = _Estimator(estimator, trees or _TREES, seed, jobs)
+    return carry_out(
+        paths,
+        model_path,
+        method,
+        seed=seed,
+        group_by=group_by,
+        test_size=test_size,
+        skip_bad=skip_bad,
+        report_to=report_to,
+        say=say,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimator:
+    """A scikit-learn estimator as a `Method`."""
+
+    name: str
+    trees: int
+    seed: int
+    jobs: int | None
+
+    def fit(self, rows: Dataset, what: str) -> Any:
+        return estimators.fit(rows, self.name, trees=self.trees, seed=self.seed, jobs=self.jobs)
+
+    def classifier(self, fitted: Any, labels: tuple[str, ...]) -> Classifier:
+        return classifier_of(fitted, "the model", labels, "the labels")
+
+    def about(self, fitted: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
+        return f"{type(fitted).__module__}.{type(fitted).__qualname__}", fitted.get_params(), {}
+
+    def save(self, path: Path, fitted: Any, labels: Sequence[str], contract: Contract) -> Contract:
+        return save(path, fitted, labels, contract)
+
+
+def carry_out(
+    paths: Sequence[Path],
+    model_path: Path,
+    method: Method,
+    *,
+    seed: int,
+    group_by: str | None,
+    test_size: float,
+    skip_bad: bool,
+    report_to: Path | None,
+    say: Say,
+) -> dict[str, Any]:
+    """Trains by any method: scores one fitted on a part of the rows, and saves one fitted on all.
+
+    Parameters
+    ----------
+    paths
+        Training data, JSON Lines.
+    model_path
+        Where the model goes; its labels and contract go beside it.
+    method
+        What is trained.
+    seed
+        Of the split.
     group_by
         How rows are held out, one of `split.WAYS`; None: by capture, else by time, else none.
     test_size
@@ -84,7 +169,7 @@ def train(
     OutputError
         The model, or the report, cannot be written.
     """
-    _check(paths, model_path, estimator, trees, seed, jobs, group_by, test_size)
+    _check(paths, model_path, seed, group_by, test_size)
     if report_to is not None:
         report.make_folder(report_to)
     captured = origin.read(paths)
@@ -92,27 +177,24 @@ def train(
     _say_data(data, say)
     split = hold_out(data, seed, share=test_size, by=group_by)
     _say_split(data, split, say)
-
-    def fit(rows: Dataset) -> Any:
-        return estimators.fit(rows, estimator, trees=trees or _TREES, seed=seed, jobs=jobs)
-
-    results, found = _score(data, split, fit, report_to is not None)
+    results, found = _score(data, split, method, report_to is not None)
     _say_scores(results, found, say)
-    fitted = fit(data)
+    fitted = method.fit(data, "fitting on all rows")
+    estimator, parameters, versions = method.about(fitted)
     contract = Contract(
         features=flowml_features(),
         nan=NAN_KEPT,
         filter=captured.filter,
         timeouts=captured.timeouts,
         classes=dict(zip(data.classes, data.counts().tolist(), strict=True)),
-        estimator=f"{type(fitted).__module__}.{type(fitted).__qualname__}",
-        parameters=fitted.get_params(),
-        versions=library_versions(),
+        estimator=estimator,
+        parameters=parameters,
+        versions=library_versions() | versions,
         data_sha256=data.sha256,
         scores=results,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
-    contract = save(model_path, fitted, data.classes, contract)
+    contract = method.save(model_path, fitted, data.classes, contract)
     say(
         f"fitted on all {len(data)} rows: {model_path}, {labels_path(model_path).name}, "
         f"{contract_path(model_path).name}"
@@ -135,26 +217,11 @@ def train(
 
 
 def _check(
-    paths: Sequence[Path],
-    model_path: Path,
-    estimator: str,
-    trees: int | None,
-    seed: int,
-    jobs: int | None,
-    group_by: str | None,
-    test_size: float,
+    paths: Sequence[Path], model_path: Path, seed: int, group_by: str | None, test_size: float
 ) -> None:
     """What would otherwise be found out only after minutes of training."""
-    if estimator not in estimators.ESTIMATORS:
-        raise UsageError(f"no estimator {estimator}: give one of {', '.join(estimators.ESTIMATORS)}")
-    if trees is not None and estimator not in estimators.GROWN:
-        raise UsageError(f"{estimator} has no trees: leave out --trees")
-    if trees is not None and trees < 1:
-        raise UsageError(f"{trees} trees: a forest needs at least 1")
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed {seed}: give a number from 0 to {2**32 - 1}")
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"{jobs} jobs: give at least 1")
     if group_by is not None and group_by not in WAYS:
         raise UsageError(f"rows cannot be grouped by {group_by}: give one of {', '.join(WAYS)}")
     if not 0 < test_size <= 0.5:
@@ -166,17 +233,17 @@ def _check(
 
 
 def _score(
-    data: Dataset, split: Split, fit: Callable[[Dataset], Any], with_importance: bool
+    data: Dataset, split: Split, method: Method, with_importance: bool
 ) -> tuple[dict[str, Any], Evaluation | None]:
     """Fits a model on the training side and scores it on the other, served as it will be."""
     seen, held = data.subset(split.train), data.subset(split.test)
-    judged = classifier_of(fit(seen), "the model", data.classes, "the labels")
+    judged = method.classifier(method.fit(seen, "fitting on rows not held out"), data.classes)
     trained = dict(zip(data.classes, seen.counts().tolist(), strict=True))
     found = None
     if len(held):
         found = judge(judged, held, trained=trained, with_importance=with_importance)
     # Every class has rows on this side, so that the classifier's classes are those of the data.
-    of_seen = scores(seen.y, judged.predict(seen.X)[0])
+    of_seen = scores(seen.y, answers(judged, seen)[0])
     results: dict[str, Any] = {
         "split": split.by,
         "n_train": len(seen),
