@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml setup.py packaging/packages.sh collector/build_co
 
 $(VENV)/.ready-to-test: $(VENV)/.ready tests/constraints.txt
 	$(Q)packaging/packages.sh test
-	$(Q)$(PIP) install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	$(Q)$(PIP) install --quiet --constraint tests/constraints.txt --editable '.[test,transformer]'
 	$(Q)touch $@
 
 demo: setup ## devices in namespaces, real TLS: collect, train, attach, predict

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from collector import config
+from collector import config, transformer_cli
 from collector.errors import FlowmlError, UsageError
 
 __all__ = ["app", "main"]
@@ -366,6 +366,9 @@ def evaluate(
         say=_say,
     )
     typer.echo(json.dumps(found, default=repr, ensure_ascii=False))
+
+
+transformer_cli.add_to(app)
 
 
 @app.command()

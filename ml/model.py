@@ -20,6 +20,7 @@ import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
 
 from collector.errors import ModelError
+from ml import weights
 from ml.atomic import replace_all
 from ml.classifier import Classifier, one_line
 from ml.contract import Contract
@@ -35,6 +36,7 @@ __all__ = [
     "labels_path",
     "open_model",
     "save",
+    "save_bytes",
 ]
 
 _SKLEARN_PACKAGES = (
@@ -110,14 +112,21 @@ def save(path: Path, estimator: Any, labels: Sequence[str], contract: Contract) 
     """
     pickled = io.BytesIO()
     joblib.dump(estimator, pickled)
-    contract = replace(contract, model_sha256=hashlib.sha256(pickled.getbuffer()).hexdigest())
+    return save_bytes(path, pickled.getvalue(), labels, contract, labels_path(path))
+
+
+def save_bytes(
+    path: Path, data: bytes, labels: Sequence[str], contract: Contract, labels_file: Path
+) -> Contract:
+    """As `save`, for a model that already is bytes."""
+    contract = replace(contract, model_sha256=hashlib.sha256(data).hexdigest())
     # The contract goes first and the model last: if the machine stops in between, the new contract's
     # SHA-256 is not that of the old model, and loading refuses the mixture.
     replace_all(
         [
             (contract_path(path), contract.to_json()),
-            (labels_path(path), to_json(labels)),
-            (path, pickled.getvalue()),
+            (labels_file, to_json(labels)),
+            (path, data),
         ]
     )
     return contract
@@ -143,6 +152,8 @@ class ModelFiles:
         What the user should know and is no reason to refuse; `check` and `load` add to it.
     force
         Whether to go on where the contract says that the model is not fit for what is asked.
+    contract_file
+        Of the contract, where it is not the one beside the model.
     """
 
     path: Path
@@ -152,6 +163,12 @@ class ModelFiles:
     labels_name: str
     warnings: list[str] = field(default_factory=list)
     force: bool = False
+    contract_file: Path | None = None
+
+    @property
+    def contract_name(self) -> str:
+        """Of the contract's file, for messages."""
+        return (self.contract_file or contract_path(self.path)).name
 
     def modules(self) -> list[str]:
         """Modules that unpickling will import: for a caller who cannot read them any more when it does.
@@ -159,6 +176,9 @@ class ModelFiles:
         They are of a fixed list. A file of the user's does not decide what is imported with rights that the
         user may not have.
         """
+        if weights.is_weights(self.data):
+            weights.require_extra()
+            return list(weights.MODULES)
         if self.contract is not None and self.contract.estimator.startswith(_FOREST):
             return ["sklearn.ensemble"]
         return [f"sklearn.{package}" for package in _SKLEARN_PACKAGES]
@@ -195,23 +215,36 @@ class ModelFiles:
             raise ModelError(f"{differences[0]}; or go on all the same with --force")
         self.warnings += [text for text in differences if text not in self.warnings]
 
-    def load(self) -> Classifier:
-        """Runs the pickle.
+    def verify(self) -> None:
+        """Compares the bytes, and the features, with the contract.
 
         Raises
         ------
         ModelError
-            The bytes are not those that were trained; the pickle fails; what comes out is no classifier of
-            flowml's features, or has more classes than there are labels. Of these `force` changes nothing.
+            The bytes are not those that were trained, whether or not `force` is set; the features differ.
         """
+        if self.contract is None:
+            return
+        self._refuse(self.contract.feature_differences(self.path.name))
+        if hashlib.sha256(self.data).hexdigest() != self.contract.model_sha256:
+            raise ModelError(
+                f"{self.path.name} changed after training: its SHA-256 is not the one in "
+                f"{self.contract_name}; restore both files, or train the model again"
+            )
+
+    def load(self) -> Classifier:
+        """Runs the pickle, or reads the weights.
+
+        Raises
+        ------
+        ModelError
+            As `verify`; the pickle fails; what comes out is no classifier of flowml's features, or has more
+            classes than there are labels. Of these `force` changes nothing.
+        """
+        self.verify()
         name = self.path.name
-        if self.contract is not None:
-            self._refuse(self.contract.feature_differences(name))
-            if hashlib.sha256(self.data).hexdigest() != self.contract.model_sha256:
-                raise ModelError(
-                    f"{name} changed after training: its SHA-256 is not the one in "
-                    f"{contract_path(self.path).name}; restore both files, or train the model again"
-                )
+        if weights.is_weights(self.data):
+            return weights.load(self)
         with catch_warnings(record=True) as caught:
             simplefilter("always")
             estimator = self._unpickle()
@@ -260,7 +293,12 @@ class ModelFiles:
 
 
 def open_model(
-    path: Path, labels_file: Path | None = None, opener: Opener = _open, *, force: bool = False
+    path: Path,
+    labels_file: Path | None = None,
+    opener: Opener = _open,
+    *,
+    contract_file: Path | None = None,
+    force: bool = False,
 ) -> ModelFiles:
     """Reads a model's three files, of which it parses only the plain data.
 
@@ -273,6 +311,8 @@ def open_model(
     opener
         Opens a file for reading in binary: where the caller has more rights than the user who named the
         file, with that user's.
+    contract_file
+        The contract in place of the one beside the model.
     force
         As in `ModelFiles`.
 
@@ -287,15 +327,18 @@ def open_model(
         raise ModelError(f"there is no model {path}; name one, or make it with `flowml train`") from None
     notes = []
     contract = None
+    contract_from = contract_path(path) if contract_file is None else contract_file
     try:
-        text = _read(contract_path(path), opener)
+        text = _read(contract_from, opener)
     except FileNotFoundError:
+        if contract_file is not None:
+            raise ModelError(f"there is no contract {contract_file}; name one") from None
         notes.append(
             f"{path.name} has no contract ({contract_path(path).name}): that it was trained on flowml's "
             "features, in flowml's order, cannot be checked"
         )
     else:
-        contract = Contract.from_json(text, contract_path(path).name)
+        contract = Contract.from_json(text, contract_from.name)
     labels = None
     labels_from = labels_path(path) if labels_file is None else labels_file
     try:
@@ -309,7 +352,7 @@ def open_model(
             f"{labels_from.name} has {len(labels)} labels, but {path.name} was trained on "
             f"{len(contract.classes)} classes; give the labels that it was trained with, in their order"
         )
-    return ModelFiles(path, data, contract, labels, labels_from.name, notes, force)
+    return ModelFiles(path, data, contract, labels, labels_from.name, notes, force, contract_file)
 
 
 def _read(path: Path, opener: Opener) -> bytes:
