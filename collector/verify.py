@@ -135,9 +135,9 @@ def _report(proof: _Proof, wire: Tally | None, fastest: float, write: Write) -> 
         write(f"the first connection that differs:\n{tally.first}")
     if wire is not None:
         write(
-            f"wire = cpu: {wire.connections} connections compared, {wire.differ} connections differ; counts "
-            f"exactly, times within {TOLERANCE_S:g} s on the wire (captures ran up to {fastest:.0f} times as "
-            "fast as they were)"
+            f"wire = cpu: {wire.connections} connections compared, {wire.differ} differ; counts exactly, "
+            f"times within {TOLERANCE_S:g} s of those at which packets went onto the wire (replayed up to "
+            f"{fastest:.0f} times as fast)"
         )
         if wire.first:
             write(f"the first connection that differs:\n{wire.first}")

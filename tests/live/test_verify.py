@@ -84,9 +84,9 @@ def test_what_is_equal_is_said_feature_by_feature(capture: Path) -> None:
     assert set(NAMES) <= set(table)
     assert table["s_pkt_cnt"][1:5] == ["4", "0", "4", "0"]
     assert table["tcp_rtt"][1:4] == ["3", "0", "3"]
-    assert 0 <= float(table["dur"][4]) < 0.25
+    assert 0 < float(table["dur"][4]) < 0.02
     assert "raw counters compared, 0 connections differ" in done.stdout
-    assert "wire = cpu: 4 connections compared, 0 connections differ" in done.stdout
+    assert "wire = cpu: 4 connections compared, 0 differ" in done.stdout
 
 
 @pytest.mark.parametrize(
