@@ -24,7 +24,7 @@ from collector.features import NAMES
 
 __all__ = ["BINS", "Edges", "edges_of", "from_json", "to_json"]
 
-BINS = 32
+BINS = 64
 """Of each feature, at most."""
 
 Edges = npt.NDArray[np.float32]

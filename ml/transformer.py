@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch._weights_only_unpickler  # what torch.load would import only then
-from iTransformer import iTransformer
+import torch.utils.serialization.config  # what torch.load would import only then
 from torch import Tensor, nn
 
 from collector.features import NAMES
@@ -33,6 +33,10 @@ from ml.device import Device
 from ml.hyperparameters import Hyperparameters
 from ml.scaling import Edges
 from ml.windows import Memory
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # a package that it imports uses torch.jit
+    from iTransformer import iTransformer
 
 __all__ = ["Network", "SequenceClassifier", "TransformerClassifier", "classifier_of"]
 

@@ -79,7 +79,7 @@ def hyperparameters_of(contract: Contract, name: str) -> Hyperparameters:
     """
     if contract.estimator != ESTIMATOR:
         raise ModelError(
-            f"{name} is the contract of a {contract.estimator}, not of a transformer; restore it"
+            f"{name} is the contract of {contract.estimator}, not of a transformer; restore it"
         )
     return Hyperparameters.from_json(contract.parameters.get("hyperparameters"), name)
 
@@ -152,18 +152,17 @@ def require_extra() -> None:
 
 
 def _state(data: bytes, name: str) -> dict[str, Any]:
-    require_extra()
     try:
         import torch
 
-        import ml.transformer  # noqa: F401  # before torch: it says how its threads wait
+        import ml.transformer  # noqa: F401
+
+        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (ImportError, PermissionError) as error:
         raise ModelError(
             f"{name} needs what cannot be imported ({one_line(error)}); "
-            "let the user that flowml runs as read it"
+            f"{_EXTRA}, or let the user that flowml runs as read it"
         ) from error
-    try:
-        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # it can fail in any way
         raise ModelError(
             f"{name} cannot be read as weights ({one_line(error)}); restore it, or train it again"
