@@ -78,9 +78,7 @@ def hyperparameters_of(contract: Contract, name: str) -> Hyperparameters:
         The contract is not one of a transformer, or does not hold them.
     """
     if contract.estimator != ESTIMATOR:
-        raise ModelError(
-            f"{name} is the contract of {contract.estimator}, not of a transformer; restore it"
-        )
+        raise ModelError(f"{name} is the contract of {contract.estimator}, not of a transformer; restore it")
     return Hyperparameters.from_json(contract.parameters.get("hyperparameters"), name)
 
 
