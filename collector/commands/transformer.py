@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from collector.commands.options import Force, SkipBad, say
 from ml.hyperparameters import DEFAULTS, meaning
 
 __all__ = ["add_to"]
@@ -42,17 +42,6 @@ FlashAttn = Annotated[bool | None, _flag("flash_attn", None)]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda; auto: a GPU where there is one", metavar="DEVICE")
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="go on even if many rows are unusable")]
-
-
-Force = Annotated[
-    bool, typer.Option("--force", help="go on with a model that is for other features, filter or timeouts")
-]
-
-
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it: no reason to end
-        typer.echo(line, err=True)
 
 
 def train_transformer(
@@ -144,7 +133,7 @@ def train_transformer(
         test_size=test_size,
         skip_bad=skip_bad,
         report_to=report,
-        say=_say,
+        say=say,
     )
 
 
@@ -223,7 +212,7 @@ def run_transformer(
         place=device,
         force=force,
         skip_bad=skip_bad,
-        say=_say,
+        say=say,
     )
 
 

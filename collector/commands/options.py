@@ -1,0 +1,79 @@
+"""What several commands have in common: their options, and how they speak."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collector import config
+
+__all__ = [
+    "Config",
+    "Direction",
+    "Duration",
+    "Egress",
+    "Features",
+    "Filter",
+    "Force",
+    "Format",
+    "Interfaces",
+    "LabelsFile",
+    "MaxConnections",
+    "Model",
+    "Outfile",
+    "SkipBad",
+    "User",
+    "Xdp",
+    "say",
+]
+
+
+def _help(name: str) -> str:
+    entry = config.option(name)
+    unit = f"{entry.unit}: " if entry.unit else ""
+    choices = f" [{'|'.join(entry.choices)}]" if entry.choices else ""
+    default = f" (default {entry.default})" if entry.default not in ("", False) else ""
+    return f"{unit}{entry.meaning}{choices}{default}"
+
+
+def _flag(name: str, metavar: str) -> typer.models.OptionInfo:
+    """A flag of an option's name; not given is None, so that the settings file can tell."""
+    info: typer.models.OptionInfo = typer.Option(
+        f"--{name.replace('_', '-')}", help=_help(name), metavar=metavar, show_default=False
+    )
+    return info
+
+
+Interfaces = Annotated[
+    list[str], typer.Argument(help="network interfaces", metavar="IFACE...", show_default=False)
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="settings file (TOML)", metavar="FILE", show_default=False)
+]
+Direction = Annotated[str | None, _flag("direction", "DIRECTION")]
+Filter = Annotated[str | None, _flag("filter", "FILTER")]
+MaxConnections = Annotated[int | None, _flag("max_connections", "N")]
+Duration = Annotated[int | None, _flag("duration", "SECONDS")]
+User = Annotated[str | None, _flag("user", "NAME")]
+Xdp = Annotated[str | None, _flag("xdp", "MODE")]
+Egress = Annotated[str | None, _flag("egress", "HOOK")]
+Force = Annotated[
+    bool, typer.Option("--force", help="go on with a model that is for other features, filter or timeouts")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="go on even if many rows are unusable")]
+
+
+Model = Annotated[str | None, _flag("model", "FILE")]
+LabelsFile = Annotated[str | None, _flag("labels_file", "FILE")]
+Format = Annotated[str | None, _flag("format", "FORMAT")]
+Features = Annotated[bool | None, typer.Option("--features", help=_help("features"), show_default=False)]
+Outfile = Annotated[str | None, _flag("outfile", "FILE")]
+
+
+def say(line: str) -> None:
+    """One line on standard error."""
+    with contextlib.suppress(OSError):  # nobody reads it: no reason to end
+        typer.echo(line, err=True)

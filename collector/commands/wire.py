@@ -1,0 +1,127 @@
+"""`flowml attach`, `collect` and `check`: what has to do with interfaces."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from collector.commands.options import (
+    Config,
+    Direction,
+    Duration,
+    Egress,
+    Features,
+    Filter,
+    Force,
+    Format,
+    Interfaces,
+    LabelsFile,
+    MaxConnections,
+    Model,
+    Outfile,
+    User,
+    Xdp,
+)
+
+__all__ = ["add_to"]
+
+
+def attach(
+    interfaces: Interfaces,
+    model: Model = None,
+    labels_file: LabelsFile = None,
+    config: Config = None,
+    outfile: Outfile = None,
+    format: Format = None,
+    features: Features = None,
+    direction: Direction = None,
+    filter: Filter = None,
+    max_connections: MaxConnections = None,
+    duration: Duration = None,
+    user: User = None,
+    xdp: Xdp = None,
+    egress: Egress = None,
+    force: Force = False,
+) -> None:
+    """Predict which device each connection came from, live.
+
+    One line of JSON a connection. Needs root to attach, and gives it up before the model is parsed. Ctrl+C
+    ends it: what is in the table is predicted and written first.
+    """
+    from collector import privileges
+
+    privileges.no_new_privileges()
+    from collector import online
+
+    settings = online.read_settings(
+        config,
+        model=model,
+        labels_file=labels_file,
+        outfile=outfile,
+        format=format,
+        features=features,
+        direction=direction,
+        filter=filter,
+        max_connections=max_connections,
+        duration=duration,
+        user=user,
+        xdp=xdp,
+        egress=egress,
+    )
+    online.attach(interfaces, settings, force=force)
+
+
+def collect(
+    interfaces: Interfaces,
+    outfile: Annotated[
+        str,
+        typer.Option("--outfile", help="file to append lines to; -: standard output", metavar="FILE"),
+    ],
+    config: Config = None,
+    direction: Direction = None,
+    filter: Filter = None,
+    max_connections: MaxConnections = None,
+    duration: Duration = None,
+    user: User = None,
+    xdp: Xdp = None,
+    egress: Egress = None,
+) -> None:
+    """Write the features of each connection, live: training data.
+
+    Beside the file, FILE.meta.json says with which filter and timeouts it was made.
+    """
+    from collector import privileges
+
+    privileges.no_new_privileges()
+    from collector import online
+
+    settings = online.read_settings(
+        config,
+        outfile=outfile,
+        direction=direction,
+        filter=filter,
+        max_connections=max_connections,
+        duration=duration,
+        user=user,
+        xdp=xdp,
+        egress=egress,
+    )
+    online.collect(interfaces, settings)
+
+
+def check(
+    interface: Annotated[str | None, typer.Argument(help="an interface", metavar="[IFACE]")] = None,
+) -> None:
+    """Say what this machine can do, line by line; exit 1 if attach would fail."""
+    from collector.check import check as run
+
+    if not run(interface, typer.echo):
+        raise typer.Exit(1)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Puts the commands into the command line."""
+    app.command()(attach)
+    app.command()(collect)
+    app.command()(check)
