@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the distribution has to give, and only what is missing: `packages.sh run` for running flowml,
-# `packages.sh demo` and `packages.sh test` for those. Needs root on Debian and Ubuntu; elsewhere it names what to install.
+# `packages.sh demo`, `packages.sh test` and `packages.sh bench` for those. Needs root on Debian and Ubuntu; elsewhere it names what to install.
 set -eu
 
 have_bcc() { /usr/bin/python3 -c 'import bcc' 2>/dev/null; }
@@ -55,9 +55,13 @@ for use in "$@"; do
 		need tshark have tshark
 		need argus-server have argus
 		need argus-client have ra
-		need zstd have zstd
 		need bpftool have bpftool
 		need zstd have zstd
+		;;
+	bench)
+		need softflowd have softflowd
+		need argus-server have argus
+		need argus-client have ra
 		;;
 	esac
 done
