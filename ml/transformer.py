@@ -17,6 +17,7 @@ to read the libraries any more.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import warnings
 from collections.abc import Hashable, Sequence
@@ -38,7 +39,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # a package that it imports uses torch.jit
     from iTransformer import iTransformer
 
-__all__ = ["Network", "SequenceClassifier", "TransformerClassifier", "classifier_of"]
+__all__ = ["PACKAGE_VERSION", "Network", "SequenceClassifier", "TransformerClassifier", "classifier_of"]
+
+PACKAGE_VERSION = importlib.metadata.version("iTransformer")
+"""Asked for now, while the files that tell it can be read."""
 
 _ROWS_AT_ONCE = 128
 """On a CPU, where more would leave the cache."""

@@ -6,7 +6,6 @@ once more, to be read and compared.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import io
 import zipfile
@@ -214,11 +213,12 @@ def _decoded(files: ModelFiles, n_classes: int) -> tuple[str, ...]:
 
 def _skew(contract: Contract, name: str) -> list[str]:
     """Of PyTorch any version computes the same; what the network is, is the other package's to say."""
-    package = "iTransformer"
-    trained, here = contract.versions.get(package), importlib.metadata.version(package)
-    if trained in (None, here):
+    from ml.transformer import PACKAGE_VERSION
+
+    trained = contract.versions.get("iTransformer")
+    if trained in (None, PACKAGE_VERSION):
         return []
     return [
-        f"{name} was trained with {package} {trained}, here is {here}: its answers may differ; "
+        f"{name} was trained with iTransformer {trained}, here is {PACKAGE_VERSION}: its answers may differ; "
         "train it again to be sure"
     ]

@@ -160,7 +160,7 @@ def test_predict_and_evaluate_serve_it_too(model: Path, tmp_path: Path) -> None:
     record = ("--format", "record")
 
     flowml("run-transformer", "--weights", model, "--test-file", test, "--outfile", ours, *record)
-    flowml("predict", test, "--model", model, "--outfile", theirs, *record)
+    flowml("predict", model, test, "--outfile", theirs, *record)
     found = evaluate(model, [test], say=lambda _: None)
 
     answers = [
@@ -237,7 +237,7 @@ def test_what_running_refuses(model: Path, tmp_path: Path) -> None:
     assert "there is no model" in run(tmp_path / "no.pt", test, code=3)
     assert "holds no weights of a transformer" in run(test, test, code=3)
     assert "was trained on filter=tls, but filter=tcp is asked" in run(model, tcp, code=3)
-    assert "short.json has 1 labels, but m.pt has 3 classes" in run(
+    assert "short.json has 1 labels, but m.pt was trained on 3 classes" in run(
         model, test, "--labels-file", short, code=3
     )
     assert "no row" in run(model, empty, code=3)
