@@ -335,7 +335,7 @@ def test_empty_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [b'["a", "b"]', b'["a", "b", "c", "d"]'])
 def test_labels_of_another_length(saved: Path, labels: bytes) -> None:
-    """Fewer, or more, than there are classes are refused, with both numbers; so they are without a contract."""
+    """Fewer, or more, than there are classes are refused, with both numbers; without a contract too."""
     labels_path(saved).write_bytes(labels)
     count = len(orjson.loads(labels))
 
