@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their set-up by themselves, as root, on Debian 12 and Ubuntu 22.04
 # or later. V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz fuzz-merge lint format types clean
+.PHONY: help setup demo test bench fuzz fuzz-merge lint format types clean
 .SUFFIXES:
 
 PYTHON ?= /usr/bin/python3
@@ -36,6 +36,10 @@ demo: setup ## devices in namespaces, real TLS: collect, train, attach, predict
 
 test: lint types ## everything that CI runs (as root; FLOWML_TRACES=DIR adds real captures)
 	$(Q)$(BIN)/python -m pytest
+
+bench: $(VENV)/.ready-to-test ## how fast, beside others, in the same run (FLOWML_TRACES=DIR)
+	$(Q)packaging/packages.sh bench
+	$(Q)$(BIN)/python -m tests.bench
 
 fuzz: $(VENV)/.ready-to-test ## hostile packets and files, MINUTES=10 long; what is found stays in tests/fuzz/findings
 	$(Q)$(BIN)/python -m tests.fuzz.run $(MINUTES)
