@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <zstd_errors.h>
+
 #define GZIP_ONLY	  (15 + 16) /* zlib's largest window, and the gzip header */
 #define ZSTD_BLOCK_HEADER 3	    /* of the next block: the decoder asks for it together with a block */
 
@@ -143,6 +145,9 @@ static ssize_t read_zstd(struct stream *stream, char *to, size_t size)
 		if (in.size - in.pos > stream->asked)
 			in.size = in.pos + stream->asked;
 		said = ZSTD_decompressStream(stream->zstd, &out, &in);
+		if (ZSTD_getErrorCode(said) == ZSTD_error_frameParameter_windowTooLarge)
+			return stream_fail(stream, "unpacking it takes more than 128 MiB of memory, as after "
+						   "zstd --long=28: unpack it with zstd -d --long=31");
 		if (ZSTD_isError(said))
 			return stream_fail(stream, "the zstd file is damaged");
 		stream->at = in.pos;
@@ -238,13 +243,16 @@ int capture_open(struct capture *capture, int fd, int stop_fd, const __u8 *head,
 	FILE *file;
 
 	capture->pcap = NULL;
+	capture->buffer = malloc(BYTES_AT_ONCE);
+	if (!capture->buffer)
+		return capture_fail(capture, strerror(errno), why);
 	if (stream_open(&capture->stream, fd, stop_fd, head, head_len))
 		return capture_fail(capture, strerror(errno), why);
 	file = fopencookie(&capture->stream, "r", (cookie_io_functions_t){.read = stream_decode});
 	if (!file)
 		return capture_fail(capture, strerror(errno), why);
-	setvbuf(file, NULL, _IOFBF, BYTES_AT_ONCE);
-	__fsetlocking(file, FSETLOCKING_BYCALLER); /* nobody else reads it */
+	setvbuf(file, capture->buffer, _IOFBF, BYTES_AT_ONCE); /* a size alone is not heeded */
+	__fsetlocking(file, FSETLOCKING_BYCALLER);	       /* nobody else reads it */
 	capture->pcap = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, said);
 	if (!capture->pcap) {
 		fclose(file);
@@ -273,5 +281,6 @@ void capture_close(struct capture *capture)
 {
 	if (capture->pcap)
 		pcap_close(capture->pcap); /* and with it the file */
+	free(capture->buffer);
 	stream_close(&capture->stream);
 }

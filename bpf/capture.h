@@ -39,8 +39,9 @@ struct stream {
 struct capture {
 	struct stream stream;
 	pcap_t *pcap;
-	int link;    /* DLT_...; see links.h */
-	int is_pcap; /* of the classic format, not pcapng */
+	char *buffer; /* libpcap reads through it */
+	int link;     /* DLT_...; see links.h */
+	int is_pcap;  /* of the classic format, not pcapng */
 };
 
 /*

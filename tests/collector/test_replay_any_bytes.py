@@ -238,6 +238,16 @@ def test_several_members_and_what_follows_them() -> None:
     check(found, WHOLE)
 
 
+@pytest.mark.parametrize(
+    ("window_bits", "why"), [(27, "the zstd file is cut short"), (28, "unpacking it takes")]
+)
+def test_memory_that_a_zstd_file_may_ask_for(window_bits: int, why: str) -> None:
+    """128 MiB, as for `zstd -d`; who asks for more is told what to do, not that the file is damaged."""
+    descriptor = (window_bits - 10) << 3  # RFC 8878, 3.1.1.1.2
+    found = replayed(bytes.fromhex("28b52ffd 00") + bytes([descriptor]))
+    assert found.trouble.startswith(why)
+
+
 @pytest.mark.parametrize("jobs", ["1", "3"])
 def test_the_command_tells_each_damaged_file_in_a_line(tmp_path: Path, jobs: str) -> None:
     """Whatever it is: one line, the connections until there, then the usual last lines; exit code 3."""
