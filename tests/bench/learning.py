@@ -52,9 +52,22 @@ def _estimator(name: str, data: Dataset) -> Classifier:
     return classifier_of(estimators.fit(data, name, seed=SEED, jobs=1), name, data.classes, "labels")
 
 
+def _transformer(data: Dataset) -> Classifier:
+    from ml.device import find
+    from ml.hyperparameters import DEFAULTS
+    from ml.transformer import classifier_of as transformer_of
+    from ml.transformer_training import Schedule, fit
+
+    device = find("auto")
+    return transformer_of(
+        fit(data, DEFAULTS, Schedule(seed=SEED), device, lambda: None), data.classes, device
+    )
+
+
 MODELS: dict[str, Fit] = {
     **{name: partial(_estimator, name) for name in estimators.ESTIMATORS},
     # What is not of scikit-learn comes here: rows in, a `Classifier` out.
+    "transformer": _transformer,
 }
 
 
