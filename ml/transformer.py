@@ -73,7 +73,7 @@ class Network(nn.Module):
         given["lookback_len"] = given["num_variates"] + given["lookback_len"] * numbers
         # It prints which attention it takes, on standard output, which is for JSON.
         with contextlib.redirect_stdout(io.StringIO()):
-            # Its four streams of residuals cost half as much again, and learn no better here.
+            # Its four streams of residuals take several times as long, and learn no better here.
             self.transformer = iTransformer(**given, num_residual_streams=1)
         self.head = nn.Linear(given["num_variates"] * given["pred_length"], n_classes)
 
