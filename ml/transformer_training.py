@@ -1,8 +1,8 @@
 """Fitting the transformer: one cycle of the learning rate over a fixed number of epochs.
 
-No early stopping: the rate ends at nothing, the score on captures held out rises to the end but for noise, and
-a model that was chosen by held-out rows could not be scored on them. No class weights: they gain nothing that
-is more than noise. The figures: docs/models-transformer.md.
+No early stopping: the rate ends at nothing, the score on captures held out rises to the end but for noise,
+and a model that was chosen by held-out rows could not be scored on them. No class weights: they gain nothing
+that is more than noise. The figures: docs/models-transformer.md.
 """
 
 from __future__ import annotations
