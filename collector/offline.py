@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from collector.captures import STANDARD_INPUT, Outcome, several
@@ -19,7 +18,16 @@ from collector.records import FATES
 from collector.replay import Limits
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
 
-__all__ = ["STOPPED", "check_names", "extract", "finished", "limits_of", "open_outfile", "total_size"]
+__all__ = [
+    "STOPPED",
+    "check_names",
+    "extract",
+    "finished",
+    "gather",
+    "limits_of",
+    "open_outfile",
+    "total_size",
+]
 
 STOPPED = 130
 """Exit code of what Ctrl+C ended early, as shells have it."""
@@ -42,19 +50,26 @@ def extract(captures: Sequence[str], settings: Settings, *, jobs: int) -> int:
     """
     check_names(captures, settings.outfile)
     formatter = Formatter(None, as_record=True, with_features=True)
-    total = Outcome()
-    failed = False
     with open_outfile(settings.outfile) as sink, stop_signals() as stop:
         write_origin(settings)
         with progress("extract", total_size(captures)) as advance:
             limits = limits_of(settings)
-            for outcome in several(captures, limits, formatter, sink.write, stop.fileno(), advance, jobs):
-                total.counts.update(outcome.counts)
-                total = replace(total, stopped=outcome.stopped)
-                if outcome.trouble and not outcome.stopped:
-                    failed = True
-                    log(f"flowml: {outcome.trouble}")
+            total, failed = gather(
+                several(captures, limits, formatter, sink.write, stop.fileno(), advance, jobs)
+            )
         return finished(total, sink.written, failed=failed, tls_only=limits.tls_only)
+
+
+def gather(outcomes: Iterable[Outcome]) -> tuple[Outcome, bool]:
+    """All outcomes as one, and whether an input was in trouble, which is said as it comes."""
+    total, failed = Outcome(), False
+    for outcome in outcomes:
+        total.counts.update(outcome.counts)
+        total.stopped |= outcome.stopped
+        if outcome.trouble and not outcome.stopped:
+            failed = True
+            log(f"flowml: {outcome.trouble}")
+    return total, failed
 
 
 def limits_of(settings: Settings) -> Limits:

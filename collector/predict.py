@@ -19,7 +19,7 @@ from collector.config import Settings
 from collector.errors import InputError
 from collector.features import NAMES
 from collector.lines import label_lines
-from collector.offline import check_names, finished, limits_of, open_outfile, total_size
+from collector.offline import check_names, finished, gather, limits_of, open_outfile, total_size
 from collector.online import log
 from collector.pipeline import Formatter, ask, stop_signals
 from collector.progress import Advance, progress
@@ -69,19 +69,10 @@ def predict(inputs: Sequence[str], files: ModelFiles, settings: Settings) -> int
     for warning in files.warnings:
         log(f"warning: {warning}")
     limits = limits_of(settings)
-    total, failed = Outcome(), False
     with open_outfile(settings.outfile) as sink, stop_signals() as stop:
         with progress("predict", total_size(inputs)) as advance:
             run = _Run(classifier, files, settings, limits, sink, stop, advance)
-            for name in inputs:
-                outcome = run.one(name)
-                total.counts.update(outcome.counts)
-                if outcome.trouble and not outcome.stopped:
-                    failed = True
-                    log(f"flowml: {outcome.trouble}")
-                if outcome.stopped:
-                    total.stopped = True
-                    break
+            total, failed = gather(run.each(inputs))
         return finished(total, sink.written, failed=failed, tls_only=limits.tls_only)
 
 
@@ -96,6 +87,14 @@ class _Run:
     sink: Sink
     stop: socket.socket
     advance: Advance
+
+    def each(self, names: Sequence[str]) -> Iterator[Outcome]:
+        """Predicts for one input after the other, until reading is to end."""
+        for name in names:
+            outcome = self.one(name)
+            yield outcome
+            if outcome.stopped:
+                return
 
     def one(self, name: str) -> Outcome:
         """Predicts for one input, whatever it is."""
