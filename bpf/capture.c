@@ -3,227 +3,32 @@
 #include "capture.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <stdio.h>
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <zstd_errors.h>
+#define WINDOW_BYTES  (1024 * 1024) /* more than the longest record */
+#define CAPTURED_MAX  262144	    /* of a packet: libpcap's MAXIMUM_SNAPLEN for the links that are read */
+#define MAGIC_MICRO   0xa1b2c3d4
+#define MAGIC_NANO    0xa1b23c4d
+#define VERSION_MAJOR 2
+#define VERSION_MINOR 4
+#define NS_PER_US     1000
 
-#define GZIP_ONLY	  (15 + 16) /* zlib's largest window, and the gzip header */
-#define ZSTD_BLOCK_HEADER 3	    /* of the next block: the decoder asks for it together with a block */
+/* The classic format: draft-ietf-opsawg-pcap, 4 and 5. */
+struct file_header {
+	__u32 magic;
+	__u16 version_major, version_minor;
+	__u32 reserved[2], snapshot, link;
+};
 
-static const __u8 GZIP_MAGIC[] = {0x1f, 0x8b};
-static const __u8 ZSTD_MAGIC[] = {0x28, 0xb5, 0x2f, 0xfd};
+struct record_header {
+	__u32 seconds, fraction, captured, length;
+};
 
-/* ---- The stream ---- */
-
-/* read(2), but a stop ends it, and the wait for a pipe. 0: the end; -1 with errno. */
-static ssize_t stream_read(struct stream *stream, void *to, size_t size)
-{
-	struct pollfd ready[] = {
-		{.fd = stream->stop_fd, .events = POLLIN},
-		{.fd = stream->fd, .events = POLLIN},
-	};
-	ssize_t got;
-
-	do {
-		int polled = stream->regular ? poll(ready, 1, 0) : poll(ready, 2, -1);
-
-		if (polled < 0 && errno != EINTR)
-			return -1;
-		if (polled > 0 && ready[0].revents) {
-			stream->stopped = 1;
-			errno = ECANCELED;
-			return -1;
-		}
-		if (polled < 0)
-			continue;
-		got = read(stream->fd, to, size);
-		if (got >= 0) {
-			stream->taken += got;
-			return got;
-		}
-	} while (errno == EINTR || errno == EAGAIN);
-	return -1;
-}
-
-/* Reads on until there is anything undecoded: 1; 0: the end; -1 with errno. */
-static int stream_fill(struct stream *stream)
-{
-	ssize_t got;
-
-	if (stream->at < stream->end)
-		return 1;
-	got = stream_read(stream, stream->raw, BYTES_AT_ONCE);
-	if (got <= 0)
-		return got;
-	stream->at = 0;
-	stream->end = got;
-	return 1;
-}
-
-static ssize_t stream_fail(struct stream *stream, const char *trouble)
-{
-	stream->trouble = trouble;
-	errno = EIO;
-	return -1;
-}
-
-/* What was read to look at the magic number comes first, then straight into the reader's buffer. */
-static ssize_t read_plain(struct stream *stream, char *to, size_t size)
-{
-	size_t waiting = stream->end - stream->at;
-
-	if (!waiting)
-		return stream_read(stream, to, size);
-	if (waiting > size)
-		waiting = size;
-	memcpy(to, stream->raw + stream->at, waiting);
-	stream->at += waiting;
-	return waiting;
-}
-
-/*
- * A file may be several members, one after the other. Where it is damaged, what was decoded before that comes
- * first, however few bytes at a time the file is read.
- */
-static ssize_t read_gzip(struct stream *stream, char *to, size_t size)
-{
-	z_stream *gzip = &stream->gzip;
-
-	gzip->next_out = (Bytef *)to;
-	gzip->avail_out = size;
-	while (gzip->avail_out == size) {
-		int filled, said;
-
-		if (stream->damaged)
-			return stream_fail(stream, "the gzip file is damaged");
-		filled = stream_fill(stream);
-		if (filled < 0)
-			return -1;
-		if (!filled)
-			return stream->inside ? stream_fail(stream, "the gzip file is cut short") : 0;
-		if (!stream->inside && !stream->raw[stream->at]) {
-			stream->at++; /* padding, as on tapes: gzip ignores it too */
-			continue;
-		}
-		if (!stream->inside && stream->raw[stream->at] != GZIP_MAGIC[0])
-			return stream_fail(stream, "something that is not gzip follows in the gzip file");
-		if (!stream->inside && inflateReset(gzip) != Z_OK)
-			return stream_fail(stream, "zlib refuses to start");
-		gzip->next_in = stream->raw + stream->at;
-		gzip->avail_in = stream->end - stream->at;
-		said = inflate(gzip, Z_NO_FLUSH);
-		stream->at = stream->end - gzip->avail_in;
-		stream->inside = said != Z_STREAM_END;
-		stream->damaged = said != Z_OK && said != Z_STREAM_END && said != Z_BUF_ERROR;
-	}
-	return size - gzip->avail_out;
-}
-
-/*
- * The decoder gets one block at a time: one that is damaged takes what was decoded in the same call with it.
- */
-static ssize_t read_zstd(struct stream *stream, char *to, size_t size)
-{
-	ZSTD_outBuffer out = {.dst = to, .size = size};
-
-	while (!out.pos) {
-		ZSTD_inBuffer in;
-		size_t said;
-		/* The decoder may hold back output of input that it has taken already. */
-		int filled = stream_fill(stream);
-
-		if (filled < 0)
-			return -1;
-		in = (ZSTD_inBuffer){.src = stream->raw, .size = stream->end, .pos = stream->at};
-		if (!filled && !stream->inside)
-			return 0;
-		if (in.size - in.pos > stream->asked)
-			in.size = in.pos + stream->asked;
-		said = ZSTD_decompressStream(stream->zstd, &out, &in);
-		if (ZSTD_getErrorCode(said) == ZSTD_error_frameParameter_windowTooLarge)
-			return stream_fail(stream, "unpacking it takes more than 128 MiB of memory, as after "
-						   "zstd --long=28: unpack it with zstd -d --long=31");
-		if (ZSTD_isError(said))
-			return stream_fail(stream, "the zstd file is damaged");
-		stream->at = in.pos;
-		stream->inside = said != 0;
-		stream->asked = said > ZSTD_BLOCK_HEADER ? said - ZSTD_BLOCK_HEADER : 1;
-		if (!filled && !out.pos)
-			return stream->inside ? stream_fail(stream, "the zstd file is cut short") : 0;
-	}
-	return out.pos;
-}
-
-static ssize_t stream_decode(void *cookie, char *to, size_t size)
-{
-	struct stream *stream = cookie;
-
-	switch (stream->coding) {
-	case CODING_GZIP:
-		return read_gzip(stream, to, size);
-	case CODING_ZSTD:
-		return read_zstd(stream, to, size);
-	default:
-		return read_plain(stream, to, size);
-	}
-}
-
-/* Reads the first bytes and tells from them how the rest is coded: 0, or -1 with errno. */
-static int stream_open(struct stream *stream, int fd, int stop_fd, const __u8 *head, size_t head_len)
-{
-	struct stat about;
-
-	*stream = (struct stream){.fd = fd, .stop_fd = stop_fd};
-	if (fstat(fd, &about))
-		return -1;
-	stream->regular = S_ISREG(about.st_mode);
-	stream->raw = malloc(BYTES_AT_ONCE);
-	if (!stream->raw)
-		return -1;
-	memcpy(stream->raw, head, head_len);
-	stream->taken = stream->end = head_len;
-	while (stream->end < sizeof(ZSTD_MAGIC)) {
-		ssize_t got = stream_read(stream, stream->raw + stream->end, BYTES_AT_ONCE - stream->end);
-
-		if (got < 0)
-			return -1;
-		if (!got)
-			break;
-		stream->end += got;
-	}
-	if (!stream->end) {
-		stream_fail(stream, "it is empty");
-		return -1;
-	}
-	if (stream->end >= sizeof(GZIP_MAGIC) && !memcmp(stream->raw, GZIP_MAGIC, sizeof(GZIP_MAGIC))) {
-		stream->coding = CODING_GZIP;
-		if (inflateInit2(&stream->gzip, GZIP_ONLY) != Z_OK)
-			return -1;
-	}
-	if (stream->end >= sizeof(ZSTD_MAGIC) && !memcmp(stream->raw, ZSTD_MAGIC, sizeof(ZSTD_MAGIC))) {
-		stream->coding = CODING_ZSTD;
-		stream->asked = 1;
-		stream->zstd = ZSTD_createDStream();
-		if (!stream->zstd)
-			return -1;
-	}
-	return 0;
-}
-
-static void stream_close(struct stream *stream)
-{
-	if (stream->coding == CODING_GZIP)
-		inflateEnd(&stream->gzip);
-	ZSTD_freeDStream(stream->zstd);
-	free(stream->raw);
-}
-
-/* ---- The capture ---- */
+_Static_assert(sizeof(struct file_header) == 24, "as in the file");
+_Static_assert(sizeof(struct record_header) == 16, "as in the file");
 
 /* libpcap sees only that reading failed: the stream knows more. */
 static int capture_fail(struct capture *capture, const char *said, char why[WHY_LEN])
@@ -236,45 +41,185 @@ static int capture_fail(struct capture *capture, const char *said, char why[WHY_
 	return -1;
 }
 
+/* ---- The window: what was read of the file and not looked at ---- */
+
+static size_t window_len(const struct capture *capture)
+{
+	return capture->end - capture->at;
+}
+
+/* Sees to it that there are `size` bytes, at most WINDOW_BYTES: 1; 0: the file ends before; -1 with errno. */
+static int window_fill(struct capture *capture, size_t size)
+{
+	if (window_len(capture) >= size)
+		return 1;
+	memmove(capture->buffer, capture->buffer + capture->at, window_len(capture));
+	capture->end -= capture->at;
+	capture->at = 0;
+	while (capture->end < size) {
+		ssize_t got = stream_decode(&capture->stream, capture->buffer + capture->end,
+					    WINDOW_BYTES - capture->end);
+
+		if (got <= 0)
+			return got;
+		capture->end += got;
+	}
+	return 1;
+}
+
+/* ---- The records of a pcap file, where they lie ---- */
+
+static __u32 in_file_order(const struct capture *capture, __u32 number)
+{
+	return capture->swapped ? __builtin_bswap32(number) : number;
+}
+
+static int cut_short(struct capture *capture, const char *what, size_t wanted, char why[WHY_LEN])
+{
+	char said[WHY_LEN];
+
+	snprintf(said, sizeof(said), "truncated dump file; tried to read %zu %s bytes, only got %zu", wanted,
+		 what, window_len(capture));
+	return capture_fail(capture, said, why);
+}
+
+/* As capture_next(). */
+static int next_record(struct capture *capture, struct pcap_pkthdr **header, const __u8 **frame,
+		       char why[WHY_LEN])
+{
+	struct pcap_pkthdr *found = &capture->header;
+	struct record_header record;
+	__u32 captured;
+	int filled = window_fill(capture, sizeof(record));
+
+	if (filled == 0 && !window_len(capture))
+		return 0;
+	if (filled == 0)
+		return cut_short(capture, "header", sizeof(record), why);
+	if (filled < 0)
+		return capture_fail(capture, strerror(errno), why);
+	memcpy(&record, capture->buffer + capture->at, sizeof(record));
+	captured = in_file_order(capture, record.captured);
+	if (captured > CAPTURED_MAX) {
+		char said[WHY_LEN];
+
+		snprintf(said, sizeof(said), "invalid packet capture length %u, bigger than %s of %u",
+			 captured, captured > capture->snapshot ? "snaplen" : "maximum",
+			 captured > capture->snapshot ? capture->snapshot : CAPTURED_MAX);
+		return capture_fail(capture, said, why);
+	}
+	capture->at += sizeof(record);
+	filled = window_fill(capture, captured);
+	if (filled == 0)
+		return cut_short(capture, "captured", captured, why);
+	if (filled < 0)
+		return capture_fail(capture, strerror(errno), why);
+	found->ts.tv_sec = in_file_order(capture, record.seconds); /* unsigned, so right beyond 2038 */
+	found->ts.tv_usec = (long)in_file_order(capture, record.fraction) * (capture->micro ? NS_PER_US : 1);
+	found->caplen = captured < capture->snapshot ? captured : capture->snapshot;
+	found->len = in_file_order(capture, record.length);
+	*header = found;
+	*frame = (const __u8 *)capture->buffer + capture->at;
+	capture->at += captured;
+	return 1;
+}
+
+/* Whether a file that begins so is a pcap file of the one version that has been written since 1998. */
+static int is_pcap_file(struct capture *capture, const struct file_header *start)
+{
+	__u32 magic = start->magic;
+
+	capture->swapped = magic == __builtin_bswap32(MAGIC_MICRO) || magic == __builtin_bswap32(MAGIC_NANO);
+	magic = in_file_order(capture, magic);
+	capture->micro = magic == MAGIC_MICRO;
+	if (magic != MAGIC_MICRO && magic != MAGIC_NANO)
+		return 0;
+	return capture->swapped
+		       ? start->version_major == __builtin_bswap16(VERSION_MAJOR) &&
+				 start->version_minor == __builtin_bswap16(VERSION_MINOR)
+		       : start->version_major == VERSION_MAJOR && start->version_minor == VERSION_MINOR;
+}
+
+/* ---- The capture ---- */
+
+/* What libpcap reads: first what was read to see what the file is. */
+static ssize_t read_for_libpcap(void *cookie, char *to, size_t size)
+{
+	struct capture *capture = cookie;
+	size_t waiting = window_len(capture);
+
+	if (!waiting)
+		return stream_decode(&capture->stream, to, size);
+	if (waiting > size)
+		waiting = size;
+	memcpy(to, capture->buffer + capture->at, waiting);
+	capture->at += waiting;
+	return waiting;
+}
+
+/* libpcap looks at the header of every file: what link it is of, and whether it can be read. */
+static FILE *file_for_libpcap(struct capture *capture, struct file_header *start)
+{
+	FILE *file;
+
+	if (capture->in_place)
+		return fmemopen(start, sizeof(*start), "r");
+	file = fopencookie(capture, "r", (cookie_io_functions_t){.read = read_for_libpcap});
+	if (!file)
+		return NULL;
+	setvbuf(file, capture->buffer + WINDOW_BYTES, _IOFBF, BYTES_AT_ONCE); /* a size alone is not heeded */
+	__fsetlocking(file, FSETLOCKING_BYCALLER);			      /* nobody else reads it */
+	return file;
+}
+
 int capture_open(struct capture *capture, int fd, int stop_fd, const __u8 *head, size_t head_len,
 		 char why[WHY_LEN])
 {
 	char said[PCAP_ERRBUF_SIZE] = "";
+	struct file_header start;
 	FILE *file;
 
-	capture->pcap = NULL;
-	capture->buffer = malloc(BYTES_AT_ONCE);
+	*capture = (struct capture){.buffer = malloc(WINDOW_BYTES + BYTES_AT_ONCE)};
 	if (!capture->buffer)
 		return capture_fail(capture, strerror(errno), why);
 	if (stream_open(&capture->stream, fd, stop_fd, head, head_len))
 		return capture_fail(capture, strerror(errno), why);
-	file = fopencookie(&capture->stream, "r", (cookie_io_functions_t){.read = stream_decode});
+	if (window_fill(capture, sizeof(start)) < 0)
+		return capture_fail(capture, strerror(errno), why);
+	if (window_len(capture) >= sizeof(start)) {
+		memcpy(&start, capture->buffer + capture->at, sizeof(start));
+		capture->in_place = is_pcap_file(capture, &start);
+	}
+	file = file_for_libpcap(capture, &start);
 	if (!file)
 		return capture_fail(capture, strerror(errno), why);
-	setvbuf(file, capture->buffer, _IOFBF, BYTES_AT_ONCE); /* a size alone is not heeded */
-	__fsetlocking(file, FSETLOCKING_BYCALLER);	       /* nobody else reads it */
 	capture->pcap = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, said);
 	if (!capture->pcap) {
 		fclose(file);
 		return capture_fail(capture, said, why);
 	}
 	capture->link = pcap_datalink(capture->pcap);
-	capture->is_pcap = pcap_major_version(capture->pcap) == PCAP_VERSION_MAJOR; /* pcapng is at 1 */
+	capture->snapshot = pcap_snapshot(capture->pcap);
+	if (capture->in_place)
+		capture->at += sizeof(start);
 	return 0;
 }
 
 int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u8 **frame, char why[WHY_LEN])
 {
-	int got = pcap_next_ex(capture->pcap, header, frame);
+	int got;
 
+	if (capture->in_place)
+		return next_record(capture, header, frame, why);
+	got = pcap_next_ex(capture->pcap, header, frame);
 	if (got == 1) {
-		if (capture->is_pcap) /* its seconds are unsigned, which libpcap before 1.11 overlooks */
-			(*header)->ts.tv_sec = (__u32)(*header)->ts.tv_sec;
+		if (pcap_major_version(capture->pcap) ==
+		    PCAP_VERSION_MAJOR) /* old or odd pcap; pcapng has 1 */
+			(*header)->ts.tv_sec =
+				(__u32)(*header)->ts.tv_sec; /* as libpcap before 1.11 does not */
 		return 1;
 	}
-	if (got == PCAP_ERROR_BREAK)
-		return 0;
-	return capture_fail(capture, pcap_geterr(capture->pcap), why);
+	return got == PCAP_ERROR_BREAK ? 0 : capture_fail(capture, pcap_geterr(capture->pcap), why);
 }
 
 void capture_close(struct capture *capture)

@@ -1,47 +1,30 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Captures, packet by packet: libpcap reads pcap and pcapng; below it a stream of bytes that undoes gzip
- * and zstd, waits for a pipe without missing a stop, and knows how far it has come.
+ * Captures, packet by packet. libpcap reads them, but for the records of a plain pcap file, which are looked
+ * at where they were read: to copy each of them twice would take longer than all that the core does with it.
  */
 #ifndef FLOWML_CAPTURE_H
 #define FLOWML_CAPTURE_H
 
-#include <stdio.h>
-
 #include <linux/types.h>
 #include <pcap/pcap.h>
-#include <zlib.h>
-#include <zstd.h>
 
-#define BYTES_AT_ONCE (256 * 1024)
-#define WHY_LEN	      (PCAP_ERRBUF_SIZE + 64)
+#include "stream.h"
 
-enum coding { CODING_PLAIN, CODING_GZIP, CODING_ZSTD };
-
-/* The bytes of a file or pipe, decoded. */
-struct stream {
-	int fd;
-	int stop_fd; /* readable once reading is to end; -1: never */
-	int regular;
-	enum coding coding;
-	__u64 taken; /* bytes read from the descriptor */
-	__u8 *raw;   /* what was read and not decoded yet: raw[at] to raw[end - 1] */
-	size_t at, end;
-	int stopped;
-	int inside;  /* of a compressed stream that is not complete */
-	int damaged; /* its next bytes cannot be decoded */
-	z_stream gzip;
-	ZSTD_DStream *zstd;
-	size_t asked;	     /* how many bytes more its decoder wants to get on */
-	const char *trouble; /* what libpcap cannot know; null: nothing */
-};
+#define WHY_LEN (PCAP_ERRBUF_SIZE + 64)
 
 struct capture {
 	struct stream stream;
 	pcap_t *pcap;
-	char *buffer; /* libpcap reads through it */
+	char *buffer; /* the window, below; behind it what libpcap reads through */
 	int link;     /* DLT_...; see links.h */
-	int is_pcap;  /* of the classic format, not pcapng */
+
+	int in_place; /* the records are read here, not by libpcap */
+	int swapped;  /* its numbers are in the other order */
+	int micro;    /* its times are in microseconds */
+	__u32 snapshot;
+	size_t at, end; /* what was read and not looked at: buffer[at] to buffer[end - 1] */
+	struct pcap_pkthdr header;
 };
 
 /*
@@ -51,7 +34,9 @@ struct capture {
 int capture_open(struct capture *capture, int fd, int stop_fd, const __u8 *head, size_t head_len,
 		 char why[WHY_LEN]);
 
-/* The next packet: 1; or 0 at the end; or -1 with the cause in `why`, or with an empty one if it was stopped.
+/*
+ * The next packet, which stays where it is until the one after it is asked for: 1; or 0 at the end; or -1
+ * with the cause in `why`, or with an empty one if it was stopped.
  */
 int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u8 **frame, char why[WHY_LEN]);
 

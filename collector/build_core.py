@@ -51,5 +51,5 @@ def module(name: str, header: str, sources: list[str], libraries: list[str]) -> 
     return builder
 
 
-replay = module("collector._replay", "bpf/replay.h", ["bpf/replay.c", "bpf/capture.c"], ["pcap", "z", "zstd"])
+replay = module("collector._replay", "bpf/replay.h", ["bpf/replay.c", "bpf/capture.c", "bpf/stream.c"], ["pcap", "z", "zstd"])
 lines = module("collector._lines", "collector/lines.h", ["collector/lines.c"], [])

@@ -19,7 +19,8 @@ PLANTED = [
     ("packets", "table.h", "host_count(host, COUNT_filtered);", ";"),
     ("packets", "replay.c", "host->buckets[gap] = host->buckets[i];", ";"),
     ("files", "links.h", "cooked + len > cur->end", "cooked > cur->end"),
-    ("files", "capture.c", "stream->at += waiting;", "stream->at += waiting / 2;"),
+    ("files", "stream.c", "stream->at += waiting;", "stream->at += waiting / 2;"),
+    ("files", "capture.c", "capture->at += captured;", "capture->at += found->caplen;"),
 ]
 """A target, and a line of the core that is wrong: one too few checked, one not counted, one lost."""
 

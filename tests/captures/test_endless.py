@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -69,8 +69,11 @@ def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, bytes, str]:
 
 def has_open(process: subprocess.Popen[bytes], path: Path) -> bool:
     """Whether the process is at the file."""
-    folder = Path(f"/proc/{process.pid}/fd")
-    return any(os.path.realpath(link) == str(path) for link in folder.iterdir())
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            if os.readlink(link) == str(path):
+                return True
+    return False
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ static ssize_t read_some(int fd, void *to, size_t size)
 /* Packets are copied, so that the sanitizer knows where they end. */
 #define read(fd, to, size) read_some(fd, to, size)
 #define capture_next	   capture_next_in_place
+#include "../../bpf/stream.c"
 #include "../../bpf/capture.c"
 #undef capture_next
 #undef read
@@ -144,12 +145,57 @@ static struct outcome as_pipe(const uint8_t *data, size_t size, int stop)
 	return outcome;
 }
 
+/* What libpcap reads of a pcap file by itself, record for record and word for word, is what is read in place.
+ */
+static void check_against_libpcap(const uint8_t *data, size_t size)
+{
+	char said[PCAP_ERRBUF_SIZE], why[WHY_LEN] = "";
+	FILE *file = fmemopen((void *)data, size, "r");
+	int fd = memfd_create("capture", MFD_CLOEXEC), got, theirs;
+	struct pcap_pkthdr *header, *their_header;
+	const __u8 *frame, *their_frame;
+	struct capture capture;
+	pcap_t *pcap;
+
+	CHECK(fd >= 0 && write(fd, data, size) == (ssize_t)size && lseek(fd, 0, SEEK_SET) == 0);
+	chunk = SIZE_MAX;
+	got = capture_open(&capture, fd, -1, (const __u8 *)"", 0, why);
+	pcap = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, said);
+	if (!pcap)
+		fclose(file);
+	capture.in_place &= capture.stream.coding == CODING_PLAIN;
+	if (capture.in_place)
+		CHECK((got == 0) == (pcap != NULL) && (pcap || !strcmp(why, said)));
+	while (capture.in_place && pcap && link_is_known(capture.link)) {
+		got = capture_next_in_place(&capture, &header, &frame, why);
+		theirs = pcap_next_ex(pcap, &their_header, &their_frame);
+		CHECK(got == (theirs == PCAP_ERROR_BREAK ? 0 : theirs));
+		/* The numbers behind the semicolon may differ where a packet is longer than the file's
+		 * snapshot. */
+		CHECK(got >= 0 || !strncmp(why, pcap_geterr(pcap), strcspn(pcap_geterr(pcap), ";")));
+		if (got != 1)
+			break;
+		CHECK(header->ts.tv_sec == (__u32)their_header->ts.tv_sec);
+		if (their_header->ts.tv_usec < 0) /* libpcap's is signed: no such time either way */
+			CHECK(header->ts.tv_usec >= (long)NS_PER_S);
+		else
+			CHECK(header->ts.tv_usec == their_header->ts.tv_usec);
+		CHECK(header->caplen == their_header->caplen && header->len == their_header->len);
+		CHECK(!memcmp(frame, their_frame, header->caplen));
+	}
+	if (pcap)
+		pcap_close(pcap);
+	capture_close(&capture);
+	close(fd);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct outcome once, again, stopped;
 
 	if (!size || size > PIPE_BYTES)
 		return 0;
+	check_against_libpcap(data, size);
 	once = as_file(data, size);
 	again = as_pipe(data, size, 0);
 	stopped = as_pipe(data, size, 1);
