@@ -27,6 +27,21 @@
 #ifndef FLOWML_TLS_ONLY /* 1: connections that carry no ClientHello are counted, not delivered */
 #define FLOWML_TLS_ONLY 1
 #endif
+#ifndef FLOWML_IP /* the version of IP that is looked at: 4, 6, or 46 for both */
+#define FLOWML_IP 4
+#endif
+#ifndef FLOWML_WIDE_KEYS /* 1: keys have room for IPv6, and hash slower */
+#define FLOWML_WIDE_KEYS (FLOWML_IP != 4)
+#endif
+#ifndef FLOWML_NEEDS /* what is kept of a flow beside its counts, its times and its end: NEED_... */
+#define FLOWML_NEEDS NEED_ALL
+#endif
+#define NEED_BYTES     1
+#define NEED_TTL       2
+#define NEED_HANDSHAKE 4
+#define NEED_FIRST     8  /* of the responder; the originator's is the start of the flow */
+#define NEED_HELLO     16 /* the filter needs it, too */
+#define NEED_ALL       31
 
 /* ---- One direction of a flow ---- */
 
@@ -82,37 +97,32 @@ struct flow_side {
 #define HELLO_EXPECTED	0x0000010000000316ULL
 #define HELLO_WRONG	(1ULL << 63)
 
-/* ---- A flow ---- */
+/* ---- A key ---- */
 
 /* Both directions of a connection have the same key: the smaller endpoint comes first. */
+#if FLOWML_WIDE_KEYS
+struct flow_key {
+	__be32 low_addr[4]; /* IPv4: as in IPv6, ::ffff:a.b.c.d */
+	__be32 high_addr[4];
+	__be16 low_port;
+	__be16 high_port;
+	__u32 ip_version; /* an IPv6 packet can have any address, such as one of these */
+};
+#else
 struct flow_key {
 	__be32 low_addr;
 	__be32 high_addr;
 	__be16 low_port;
 	__be16 high_port;
 };
+#endif
 
-enum reason {
-	REASON_NONE, /* still running */
-	REASON_FIN,
-	REASON_RST,
-	REASON_IDLE,
-	REASON_ESTABLISH,
-	REASON_SHUTDOWN,
-};
-
-struct flow {
-	struct flow_side side[SIDES];
-	struct flow_key key;
-	__u32 stream_start;	 /* sequence number of the originator's first payload byte */
-	__u64 fins;		 /* bit per side that has sent FIN */
-	__u64 reason;		 /* enum reason; set once, by whoever ends the flow */
-	__u32 slot;		 /* where it lies in the table */
-	__u8 source_mac[6];	 /* Ethernet source of the first SYN */
-	__u8 originator_is_high; /* 1: the originator is the key's high end */
-	__u8 parked;		 /* 1: ended, but the ring had no room; the sweep delivers it */
-	__u8 no_mac;		 /* 1: a capture of a link without MACs; source_mac is 0 then */
-	__u8 reserved[19];
+/* The same as a flow has it: in one form, whatever the key's. */
+struct flow_ends {
+	__be32 low_addr[4];
+	__be32 high_addr[4];
+	__be16 low_port;
+	__be16 high_port;
 };
 
 /* What the key leads to. Eight bytes, so that it is read in one piece. */
@@ -121,6 +131,36 @@ struct flow_ref {
 	__u16 epoch;
 	__u16 originator_is_high;
 };
+
+/* ---- A flow ---- */
+
+enum reason {
+	REASON_NONE, /* still running */
+	REASON_FIN,
+	REASON_RST,
+	REASON_IDLE,
+	REASON_ESTABLISH,
+	REASON_SHUTDOWN,
+	REASON_EVICTED, /* never answered, and its slot was needed for another */
+};
+
+struct flow {
+	struct flow_side side[SIDES];
+	struct flow_ends ends;
+	__u32 stream_start;	 /* sequence number of the originator's first payload byte */
+	__u64 ending;		 /* a bit per side that has sent FIN, and ENDING_CLAIMED */
+	__u32 slot;		 /* where it lies in the table */
+	__u8 source_mac[6];	 /* Ethernet source of the first SYN */
+	__u8 reason;		 /* enum reason; set once, by whoever claimed the end */
+	__u8 originator_is_high; /* 1: the originator is the high end */
+	__u8 parked;		 /* 1: ended, but the ring had no room; the sweep delivers it */
+	__u8 no_mac;		 /* 1: a capture of a link without MACs; source_mac is 0 then */
+	__u8 ip_version;	 /* 4 or 6 */
+	__u8 reserved;
+};
+
+#define ENDING_FIN(side) (1ULL << (side))
+#define ENDING_CLAIMED	 (1ULL << 8) /* somebody ends the flow */
 
 /* ---- Counters ---- */
 
@@ -136,15 +176,17 @@ struct flow_ref {
 	X(table_full) /* the start of a connection, refused: no slot is free */                              \
 	X(contended)  /* lost against other CPUs on the same tuple, again and again */                       \
 	X(not_ip)     /* neither IPv4 nor IPv6 */                                                            \
-	X(ipv6)	      /* IPv6, which is not looked at */                                                     \
-	X(not_tcp)    /* IPv4, another protocol */                                                           \
-	X(fragment)   /* a later IPv4 fragment: it has no ports */                                           \
+	X(ipv4)	      /* IPv4, where it is not asked for */                                                  \
+	X(ipv6)	      /* IPv6, where it is not asked for */                                                  \
+	X(not_tcp)    /* another protocol over IP, or one behind too many IPv6 extension headers */          \
+	X(fragment)   /* a later fragment: it has no ports */                                                \
 	X(malformed)  /* a header that contradicts itself */                                                 \
 	X(truncated)  /* a header that is cut short */
 #define FLOWML_EVENTS(X)                                                                                     \
 	X(opened)    /* connections that got a slot */                                                       \
 	X(delivered) /* finished connections put into the ring */                                            \
 	X(filtered)  /* finished connections that the filter left out */                                     \
+	X(evicted)   /* connections never answered, ended because another needed the slot */                 \
 	X(parked)    /* finished connections that found the ring full, and wait for the sweep */
 
 enum counter {
@@ -163,9 +205,10 @@ struct counters {
 /* ---- The sweep: the program that user space runs over the table, one slot a run ---- */
 
 enum sweep_mode {
-	SWEEP_FILL,	/* put the slot on the stack of free ones: once, at the start */
-	SWEEP_TIMEOUT,	/* end the slot's flow if it timed out; deliver it if it is parked */
-	SWEEP_SHUTDOWN, /* end the slot's flow; deliver it if it is parked */
+	SWEEP_FILL,	 /* put the slot on the stack of free ones: once, at the start */
+	SWEEP_TIMEOUT,	 /* end the slot's flow if it timed out; deliver it if it is parked */
+	SWEEP_SHUTDOWN,	 /* end the slot's flow; deliver it if it is parked */
+	SWEEP_MAKE_ROOM, /* end the slot's flow if it timed out or was never answered; not from user space */
 };
 
 #define SWEEP_DONE   0 /* what the program answers */
@@ -173,13 +216,14 @@ enum sweep_mode {
 
 struct sweep {
 	__u64 high_water; /* slots at and above it were never used */
+	__u64 victim;	  /* counts the slots that were looked at to make room */
 	__u32 next;	  /* the slot that the next run visits */
 	__u32 mode;	  /* enum sweep_mode */
 };
 
 _Static_assert(sizeof(struct flow_side) == 64, "a side is one cache line");
 _Static_assert(sizeof(struct flow) == 192, "a flow is three cache lines");
-_Static_assert(sizeof(struct flow_key) == 12, "no padding in the key");
+_Static_assert(sizeof(struct flow_key) == (FLOWML_WIDE_KEYS ? 40 : 12), "no padding in the key");
 _Static_assert(sizeof(struct flow_ref) == 8, "a reference is read in one piece");
 _Static_assert(sizeof(struct counters) == 8 * COUNTERS, "one name, one counter");
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * The core in the kernel: the maps, XDP for what comes in, TC for what goes out, and the sweep. BCC
+ * The core in the kernel: the maps, the programs for XDP and TC, and the sweep. BCC
  * rewrites map access in this file only, so every access to a map is here.
  */
 #define FLOWML_BPF 1
@@ -108,6 +108,14 @@ static __always_inline void host_give_back(struct host *host, __u32 slot)
 	free_slots.push(&slot, 0);
 }
 
+static __always_inline __u32 host_victim(struct host *host)
+{
+	__u32 zero = 0;
+	struct sweep *sweep = sweeps.lookup(&zero);
+
+	return sweep ? atomic_add(&sweep->victim, 1) % FLOWML_MAX_CONNECTIONS : 0;
+}
+
 static __always_inline int host_deliver(struct host *host, const struct flow *flow)
 {
 	return finished.ringbuf_output((void *)flow, sizeof(*flow), 0);
@@ -152,7 +160,7 @@ static __always_inline int read_clock(struct xdp_md *ctx, __u64 *now)
 	return 0;
 }
 
-int flowml_ingress(struct xdp_md *ctx)
+int flowml_xdp(struct xdp_md *ctx)
 {
 	struct host host = {.xdp = ctx};
 	struct cursor cur = {
@@ -173,7 +181,8 @@ int flowml_ingress(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-int flowml_egress(struct __sk_buff *skb)
+/* What goes out; and what comes in, where there is no native XDP. */
+int flowml_tc(struct __sk_buff *skb)
 {
 	struct host host = {.skb = skb};
 	struct cursor cur = {

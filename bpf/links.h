@@ -14,8 +14,6 @@
 #define SLL2_LEN       20
 #define MAC_LEN	       6
 #define NULL_LEN       4
-#define PPP_IPV4       0x0021
-#define PPP_IPV6       0x0057
 #define PPP_ADDRESS    0xff03 /* address and control: there or left out */
 #define AF_INET_ANY    2      /* the same everywhere; that of IPv6 is not */
 #define AF_INET6_LINUX 10

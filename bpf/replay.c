@@ -4,16 +4,19 @@
  * ones), in plain memory that is touched only as far as it is used.
  */
 #define _GNU_SOURCE
+#define FLOWML_WIDE_KEYS 1 /* what of IP is looked at is known only when running */
 #include "replay.h"
 
-/* The timeouts and the filter of the core are settings of this run, not of the build. */
+/* What stands in the core's settings is a setting of this run, not of the build. */
 static _Thread_local const struct replay_settings *settings;
 #undef FLOWML_ESTABLISH_TIMEOUT_NS
 #undef FLOWML_INACTIVITY_TIMEOUT_NS
 #undef FLOWML_TLS_ONLY
+#undef FLOWML_IP
 #define FLOWML_ESTABLISH_TIMEOUT_NS  (settings->establish_timeout_ns)
 #define FLOWML_INACTIVITY_TIMEOUT_NS (settings->inactivity_timeout_ns)
 #define FLOWML_TLS_ONLY		     (settings->tls_only)
+#define FLOWML_IP		     (settings->ip)
 
 /* One thread: nothing has to be atomic. */
 #define atomic_add(at, value)                                                                                \
@@ -74,6 +77,7 @@ struct host {
 	__u32 *given_back; /* stack of slots that were used before */
 	__u32 n_given_back;
 	__u32 high_water; /* slots from here on were never used */
+	__u64 victim;	  /* counts the slots that were looked at to make room */
 	__u64 bucket_mask;
 	__u64 seed[2];
 
@@ -95,16 +99,30 @@ static struct host *host_of(const struct replay *replay)
 
 /* ---- The hash: open addressing, linear probing, deletion by shifting back ---- */
 
-/* Seeded, so that nobody can make a capture whose keys all collide. Multiply and fold, twice. */
+static __always_inline __u64 fold(__u64 a, __u64 b)
+{
+	unsigned __int128 product = (unsigned __int128)a * b;
+
+	return (__u64)product ^ (__u64)(product >> 64);
+}
+
+static __always_inline __u64 pair(__be32 first, __be32 second)
+{
+	return (__u64)first << 32 | second;
+}
+
+/* Seeded, so that nobody can make a capture whose keys all collide. Multiply and fold, and again. */
 static __u64 hash_key(const struct host *host, const struct flow_key *key)
 {
-	__u64 addresses = (__u64)key->low_addr << 32 | key->high_addr;
+	const __be32 *low = key->low_addr, *high = key->high_addr;
 	__u64 ports = (__u64)key->low_port << 16 | key->high_port;
-	unsigned __int128 product = (unsigned __int128)(addresses ^ host->seed[0]) * (ports ^ host->seed[1]);
-	__u64 folded = (__u64)product ^ (__u64)(product >> 64);
+	__u64 folded = fold(pair(low[3], high[3]) ^ host->seed[0], ports ^ host->seed[1]);
 
-	product = (unsigned __int128)(folded ^ host->seed[1]) * 0x9e3779b97f4a7c15ULL;
-	return ((__u64)product ^ (__u64)(product >> 64)) | 1ULL << 63;
+	if (key->ip_version == 6) {
+		folded = fold(folded ^ pair(low[0], high[0]), host->seed[0] ^ pair(low[1], high[1]));
+		folded = fold(folded ^ pair(low[2], high[2]), host->seed[1]);
+	}
+	return fold(folded ^ host->seed[1], 0x9e3779b97f4a7c15ULL) | 1ULL << 63;
 }
 
 static struct bucket *find_bucket(struct host *host, const struct flow_key *key)
@@ -117,7 +135,7 @@ static struct bucket *find_bucket(struct host *host, const struct flow_key *key)
 
 		if (!bucket->hash)
 			return bucket;
-		if (bucket->hash == hash && key_equal(&host->slots[bucket->ref.slot].key, key))
+		if (bucket->hash == hash && has_key(&host->slots[bucket->ref.slot], key))
 			return bucket;
 	}
 }
@@ -182,6 +200,11 @@ static __always_inline struct flow *host_take(struct host *host, __u32 *slot)
 static __always_inline void host_give_back(struct host *host, __u32 slot)
 {
 	host->given_back[host->n_given_back++] = slot;
+}
+
+static __always_inline __u32 host_victim(struct host *host)
+{
+	return host->victim++ % host->settings.max_connections;
 }
 
 static __always_inline int host_deliver(struct host *host, const struct flow *flow)

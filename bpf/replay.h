@@ -16,6 +16,8 @@
 struct replay_settings {
 	__u32 max_connections;
 	__u32 tls_only;
+	__u32 ip; /* 4, 6 or 46 */
+	__u32 reserved;
 	__u64 establish_timeout_ns;
 	__u64 inactivity_timeout_ns;
 };

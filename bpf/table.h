@@ -27,12 +27,15 @@ static __always_inline struct flow *host_flow(struct host *host, __u32 slot);
 /* Hands a finished flow over, by copying: 0, or another number if there is no room now. */
 static __always_inline int host_deliver(struct host *host, const struct flow *flow);
 static __always_inline void host_count(struct host *host, enum counter event);
+/* The slot to look at next to make room: one after the other, around and around. */
+static __always_inline __u32 host_victim(struct host *host);
 /* The first payload bytes of the packet that the host is looking at. */
 static __always_inline struct head host_head(struct host *host, const struct packet *pkt);
 
 #define HOST_EXISTS 17
 
-#define ATTEMPTS 4 /* look-ups of one packet: its flow may end between look-up and entering */
+#define ATTEMPTS   4  /* look-ups of one packet: its flow may end between look-up and entering */
+#define ROOM_LOOKS 16 /* slots that a new connection looks at when there is none free */
 
 static __always_inline void table_free(struct host *host, struct flow *flow, __u32 slot)
 {
@@ -64,11 +67,80 @@ static __always_inline void table_leave(struct host *host, struct flow *flow, __
 {
 	__u64 left;
 
-	if (claimed)
-		host_delete(host, &flow->key);
+	if (claimed) {
+		struct flow_key key = flow_key_of(flow);
+
+		host_delete(host, &key);
+	}
 	left = gate_leave(&flow->side[side].gate, segments);
 	if ((claimed || gate_phase(left) == PHASE_CLOSING) && flow_at_rest(flow, side, left, claimed))
 		table_deliver(host, flow, slot);
+}
+
+/* Whether the flow's key leads to it. Not yet so while it is being opened: ended then, its key would come
+ * after its end, and lead to nothing for good. */
+static __always_inline int table_leads_to(struct host *host, const struct flow *flow, __u32 slot, __u16 epoch)
+{
+	struct flow_key key = flow_key_of(flow);
+	struct flow_ref ref = {};
+
+	return host_find(host, &key, &ref) && ref.slot == slot && ref.epoch == epoch;
+}
+
+/* One slot of the sweep: ends the flow if it timed out, or in any case at shutdown; delivers it if parked. */
+static __always_inline void table_visit(struct host *host, struct flow *flow, __u32 slot,
+					enum sweep_mode mode, __u64 now)
+{
+	__u16 epoch;
+	enum reason reason;
+	int claimed;
+
+	if (flow->parked && mode != SWEEP_MAKE_ROOM) { /* sealed, and nobody's but the sweep's */
+		table_deliver(host, flow, slot);
+		return;
+	}
+	epoch = gate_epoch(flow->side[ORIGINATOR].gate);
+	if (epoch % PHASES != PHASE_OPEN)
+		return;
+	if (!gate_enter(&flow->side[ORIGINATOR].gate, epoch)) {
+		table_leave(host, flow, slot, ORIGINATOR, 0, 0);
+		return;
+	}
+	reason = flow_timed_out(flow, now);
+	if (!reason && mode == SWEEP_SHUTDOWN)
+		reason = REASON_SHUTDOWN;
+	if (!reason && mode == SWEEP_MAKE_ROOM && flow_is_unanswered(flow))
+		reason = REASON_EVICTED;
+	if (reason && !table_leads_to(host, flow, slot, epoch))
+		reason = REASON_NONE;
+	claimed = reason && claim_end(flow, reason);
+	if (claimed && reason == REASON_EVICTED)
+		host_count(host, COUNT_evicted);
+	table_leave(host, flow, slot, ORIGINATOR, 0, claimed);
+}
+
+/* Whether the flow in a slot is one that goes first: a cheap look, without entering. */
+static __always_inline int table_may_go(const struct flow *flow, __u64 now)
+{
+	return !flow->parked && gate_phase(flow->side[ORIGINATOR].gate) == PHASE_OPEN &&
+	       (flow_is_unanswered(flow) || flow_timed_out(flow, now));
+}
+
+/*
+ * No slot is free, and a connection wants one: one that was never answered goes, so a flood of SYNs takes
+ * room from itself. Slots are looked at in turn, so each has had about the time that the table takes to fill.
+ */
+static __always_inline void table_make_room(struct host *host, __u64 now)
+{
+	for (int i = 0; i < ROOM_LOOKS; i++) {
+		__u32 slot = host_victim(host);
+		struct flow *flow = host_flow(host, slot);
+
+		if (flow && table_may_go(flow, now)) {
+			table_visit(host, flow, slot, SWEEP_MAKE_ROOM, now);
+			return;
+		}
+	}
 }
 
 static __always_inline enum counter table_open(struct host *host, const struct packet *pkt, __u64 now,
@@ -103,6 +175,7 @@ static __always_inline enum counter table_open(struct host *host, const struct p
 static __always_inline enum counter table_account(struct host *host, const struct packet *pkt, __u64 now)
 {
 	struct flow_key key = pkt->key;
+	int made_room = 0;
 
 	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
 		struct flow_ref ref = {};
@@ -117,6 +190,10 @@ static __always_inline enum counter table_account(struct host *host, const struc
 			if (!starts_connection(pkt))
 				return COUNT_untracked;
 			fate = table_open(host, pkt, now, &again);
+			if (fate == COUNT_table_full && !again && !made_room) {
+				table_make_room(host, now);
+				made_room = again = 1;
+			}
 			if (!again)
 				return fate;
 			continue;
@@ -124,7 +201,7 @@ static __always_inline enum counter table_account(struct host *host, const struc
 		flow = host_flow(host, ref.slot);
 		if (!flow)
 			break;
-		if (!key_equal(&flow->key, &key))
+		if (!has_key(flow, &key))
 			continue;
 		side = pkt->sender_is_high == ref.originator_is_high ? ORIGINATOR : RESPONDER;
 		if (!gate_enter(&flow->side[side].gate, ref.epoch)) {
@@ -147,43 +224,7 @@ static __always_inline enum counter table_account(struct host *host, const struc
 		table_leave(host, flow, ref.slot, side, pkt->segments, claimed);
 		return COUNT_tracked;
 	}
-	return COUNT_contended;
-}
-
-/* Whether the flow's key leads to it. Not yet so while it is being opened: ended then, its key would come
- * after its end, and lead to nothing for good. */
-static __always_inline int table_leads_to(struct host *host, const struct flow *flow, __u32 slot, __u16 epoch)
-{
-	struct flow_key key = flow->key;
-	struct flow_ref ref = {};
-
-	return host_find(host, &key, &ref) && ref.slot == slot && ref.epoch == epoch;
-}
-
-/* One slot of the sweep: ends the flow if it timed out, or in any case at shutdown; delivers it if parked. */
-static __always_inline void table_visit(struct host *host, struct flow *flow, __u32 slot,
-					enum sweep_mode mode, __u64 now)
-{
-	__u16 epoch;
-	enum reason reason;
-
-	if (flow->parked) { /* sealed, and nobody's but the sweep's */
-		table_deliver(host, flow, slot);
-		return;
-	}
-	epoch = gate_epoch(flow->side[ORIGINATOR].gate);
-	if (epoch % PHASES != PHASE_OPEN)
-		return;
-	if (!gate_enter(&flow->side[ORIGINATOR].gate, epoch)) {
-		table_leave(host, flow, slot, ORIGINATOR, 0, 0);
-		return;
-	}
-	reason = flow_timed_out(flow, now);
-	if (!reason && mode == SWEEP_SHUTDOWN)
-		reason = REASON_SHUTDOWN;
-	if (reason && !table_leads_to(host, flow, slot, epoch))
-		reason = REASON_NONE;
-	table_leave(host, flow, slot, ORIGINATOR, 0, reason && claim_end(flow, reason));
+	return made_room ? COUNT_table_full : COUNT_contended;
 }
 
 #endif

@@ -6,7 +6,7 @@
  *
  * The two directions of a flow run on different CPUs at once, and so may two packets of one direction.
  * Nobody waits for anybody: sums are atomic additions, firsts are compare-and-swap from zero, ends are
- * claimed by compare-and-swap on `reason`, so each happens once. What is left is to know when a flow
+ * claimed by an atomic bit in `ending`, so each happens once. What is left is to know when a flow
  * that has ended is at rest, so that what is delivered is all of it, and its slot can be used again. That
  * is what the gates are for (their layout: flow.h).
  *
@@ -121,6 +121,65 @@ static __always_inline int flow_at_rest(struct flow *flow, enum side side, __u64
 	return sealed && gate_seal(&flow->side[RESPONDER].gate, gate_close(&flow->side[RESPONDER].gate));
 }
 
+/* ---- A flow and its key ---- */
+
+#if FLOWML_WIDE_KEYS
+
+static __always_inline void set_ends(struct flow *flow, const struct flow_key *key)
+{
+	__builtin_memcpy(&flow->ends, key, sizeof(flow->ends));
+	flow->ip_version = key->ip_version;
+}
+
+static __always_inline struct flow_key flow_key_of(const struct flow *flow)
+{
+	struct flow_key key = {.ip_version = flow->ip_version};
+
+	__builtin_memcpy(&key, &flow->ends, sizeof(flow->ends));
+	return key;
+}
+
+#else
+
+static __always_inline void set_ends(struct flow *flow, const struct flow_key *key)
+{
+	struct flow_ends *ends = &flow->ends;
+
+	ends->low_addr[0] = ends->low_addr[1] = ends->high_addr[0] = ends->high_addr[1] = 0;
+	ends->low_addr[2] = ends->high_addr[2] = __builtin_bswap32(0x0000ffff);
+	ends->low_addr[3] = key->low_addr;
+	ends->high_addr[3] = key->high_addr;
+	ends->low_port = key->low_port;
+	ends->high_port = key->high_port;
+	flow->ip_version = 4;
+}
+
+static __always_inline struct flow_key flow_key_of(const struct flow *flow)
+{
+	const struct flow_ends *ends = &flow->ends;
+
+	return (struct flow_key){
+		.low_addr = ends->low_addr[3],
+		.high_addr = ends->high_addr[3],
+		.low_port = ends->low_port,
+		.high_port = ends->high_port,
+	};
+}
+
+#endif
+
+/* Without a branch for each word, which the verifier would follow in all their combinations. */
+static __always_inline int has_key(const struct flow *flow, const struct flow_key *key)
+{
+	struct flow_key own = flow_key_of(flow);
+	const __u32 *ours = (const __u32 *)&own, *theirs = (const __u32 *)key;
+	__u32 differences = 0;
+
+	for (unsigned int i = 0; i < sizeof(own) / sizeof(*ours); i++)
+		differences |= ours[i] ^ theirs[i];
+	return differences == 0;
+}
+
 /* ---- The start of a flow ---- */
 
 static __always_inline int starts_connection(const struct packet *pkt)
@@ -147,9 +206,9 @@ static __always_inline void flow_open(struct flow *flow, __u32 slot, const struc
 	to->handshake_ns = 0;
 	to->ttl_excess = 0;
 	to->ttl_first = 0;
-	flow->key = pkt->key;
+	set_ends(flow, &pkt->key);
 	flow->stream_start = pkt->sequence + 1;
-	flow->fins = pkt->flags & TCP_FIN ? 1ULL << ORIGINATOR : 0;
+	flow->ending = pkt->flags & TCP_FIN ? ENDING_FIN(ORIGINATOR) : 0;
 	flow->reason = REASON_NONE;
 	flow->slot = slot;
 	__builtin_memcpy(flow->source_mac, pkt->source_mac, sizeof(flow->source_mac));
@@ -158,12 +217,6 @@ static __always_inline void flow_open(struct flow *flow, __u32 slot, const struc
 	flow->no_mac = pkt->no_mac;
 	gate_open(&from->gate, pkt->segments);
 	gate_open(&to->gate, 0);
-}
-
-static __always_inline int key_equal(const struct flow_key *a, const struct flow_key *b)
-{
-	return a->low_addr == b->low_addr && a->high_addr == b->high_addr && a->low_port == b->low_port &&
-	       a->high_port == b->high_port;
 }
 
 /* ---- One more segment. The caller is a visitor of the side. ---- */
@@ -222,11 +275,15 @@ static __always_inline void flow_add(struct flow *flow, enum side side, const st
 {
 	struct flow_side *from = &flow->side[side];
 
-	atomic_add(&from->bytes, (__u64)pkt->size);
-	set_once(&from->first_ns, now);
+	if (FLOWML_NEEDS & NEED_BYTES)
+		atomic_add(&from->bytes, (__u64)pkt->size);
+	if (FLOWML_NEEDS & NEED_FIRST)
+		set_once(&from->first_ns, now);
 	set_latest(&from->last_ns, now);
-	count_ttl(from, pkt);
-	mark_handshake(flow, side, pkt, now);
+	if (FLOWML_NEEDS & NEED_TTL)
+		count_ttl(from, pkt);
+	if (FLOWML_NEEDS & NEED_HANDSHAKE)
+		mark_handshake(flow, side, pkt, now);
 }
 
 /* ---- The TLS mark ---- */
@@ -244,6 +301,8 @@ static __always_inline int wants_hello(const struct flow *flow, enum side side, 
 {
 	__s32 offset;
 
+	if (!FLOWML_TLS_ONLY && !(FLOWML_NEEDS & NEED_HELLO))
+		return 0;
 	if (side != ORIGINATOR || !pkt->payload_len ||
 	    (flow->side[ORIGINATOR].hello & HELLO_MASK) == HELLO_MASK)
 		return 0;
@@ -275,20 +334,23 @@ static __always_inline int flow_is_tls(const struct flow *flow)
 /* True for exactly one caller in a flow's life: the one who ends it. */
 static __always_inline int claim_end(struct flow *flow, enum reason reason)
 {
-	return atomic_swap_if(&flow->reason, REASON_NONE, reason) == REASON_NONE;
+	if (atomic_or(&flow->ending, ENDING_CLAIMED) & ENDING_CLAIMED)
+		return 0;
+	flow->reason = reason; /* seen by whoever delivers: leaving the gate comes in between */
+	return 1;
 }
 
 /* The segment that completes FIN from both sides, or any RST, ends the flow. */
 static __always_inline int segment_ends(struct flow *flow, enum side side, const struct packet *pkt)
 {
-	__u64 both = (1ULL << ORIGINATOR) | (1ULL << RESPONDER);
-	__u64 mine = 1ULL << side;
+	__u64 both = ENDING_FIN(ORIGINATOR) | ENDING_FIN(RESPONDER);
 
 	if (pkt->flags & TCP_RST)
 		return claim_end(flow, REASON_RST);
 	if (!(pkt->flags & TCP_FIN))
 		return 0;
-	return (atomic_or(&flow->fins, mine) | mine) == both && claim_end(flow, REASON_FIN);
+	return ((atomic_or(&flow->ending, ENDING_FIN(side)) | ENDING_FIN(side)) & both) == both &&
+	       claim_end(flow, REASON_FIN);
 }
 
 /* Silence of both sides, at `now`, against the timeout of the state that the flow is in. */
@@ -302,6 +364,13 @@ static __always_inline enum reason flow_timed_out(const struct flow *flow, __u64
 	if (gate_segments(from->gate) + gate_segments(to->gate) == 1)
 		return silence > (__s64)FLOWML_ESTABLISH_TIMEOUT_NS ? REASON_ESTABLISH : REASON_NONE;
 	return silence > (__s64)FLOWML_INACTIVITY_TIMEOUT_NS ? REASON_IDLE : REASON_NONE;
+}
+
+/* Whether only one side was ever heard of: what a flood of SYNs leaves, and the first to go when room is
+ * short. */
+static __always_inline int flow_is_unanswered(const struct flow *flow)
+{
+	return gate_segments(flow->side[RESPONDER].gate) == 0;
 }
 
 /* A cheap look at one side before flow_timed_out() looks at both. */

@@ -16,7 +16,7 @@ TYPES = """
 typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;
 typedef int64_t __s64; typedef uint16_t __be16; typedef uint32_t __be32;
 """
-FLOW = ("enum side", "struct flow_side", "struct flow_key", "struct flow")
+FLOW = ("enum side", "struct flow_side", "struct flow_ends", "struct flow")
 
 
 def declaration(header: str, name: str) -> str:
@@ -51,5 +51,7 @@ def module(name: str, header: str, sources: list[str], libraries: list[str]) -> 
     return builder
 
 
-replay = module("collector._replay", "bpf/replay.h", ["bpf/replay.c", "bpf/capture.c", "bpf/stream.c"], ["pcap", "z", "zstd"])
+CORE = ["bpf/replay.c", "bpf/capture.c", "bpf/stream.c"]
+
+replay = module("collector._replay", "bpf/replay.h", CORE, ["pcap", "z", "zstd"])
 lines = module("collector._lines", "collector/lines.h", ["collector/lines.c"], [])

@@ -16,8 +16,7 @@ from collector.loader import Compiler, Loaded, compile_flags
 
 __all__ = ["check"]
 
-_MTU_NATIVE = 3498
-"""What most drivers take for native XDP in one page: 4096 - 256 (headroom) - 320 (skb_shared_info) - 22."""
+_TC_HOOKS = {"tcx": "TCX", "clsact": "clsact", "": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +95,16 @@ def _interface(name: str, loaded: Loaded | None) -> Iterator[Finding]:
         return
     driver = interface.driver()
     yield Finding("ok", "interface", f"{name} is up{f', driver {driver}' if driver else ''}")
-    mode = ""
+    distorting: list[str] = []
     if loaded is not None:
         hooks = Attachment(interface)
         try:
             yield from _hooks(hooks, loaded)
         finally:
             hooks.detach()
-        mode = hooks.xdp_mode
+        distorting = hooks.distorting()
     try:
-        yield from _distortions(interface, mode)
+        yield from _distortions(interface, distorting)
     except OSError as error:
         gone = interface.gone() or f"{name} does not tell its MTU ({error.strerror})"
         yield Finding("FAIL", "interface", str(gone))
@@ -113,46 +112,32 @@ def _interface(name: str, loaded: Loaded | None) -> Iterator[Finding]:
 
 def _hooks(hooks: Attachment, loaded: Loaded) -> Iterator[Finding]:
     try:
-        attach_ingress(hooks, loaded.ingress_fd, "auto")
+        attach_ingress(hooks, loaded, "auto", "auto")
     except FlowmlError as error:
-        yield Finding("FAIL", "XDP", str(error))
+        yield Finding("FAIL", "ingress", str(error))
         return
-    mode = hooks.xdp_mode
-    yield Finding("ok" if mode == "native" else "note", "XDP", "; ".join([mode, *hooks.notes]))
+    by = f"{hooks.xdp_mode} XDP" if hooks.xdp_mode else _TC_HOOKS[hooks.ingress_mode]
+    yield Finding("note" if hooks.notes else "ok", "ingress", "; ".join([by, *hooks.notes]))
     hooks.notes.clear()
     try:
-        attach_egress(hooks, loaded.egress_fd, "auto")
+        attach_egress(hooks, loaded.tc_fd, "auto")
     except FlowmlError as error:
         yield Finding("FAIL", "egress", str(error))
         return
-    by = {"tcx": "TCX", "clsact": "clsact", "": "none"}[hooks.egress_mode]
+    by = _TC_HOOKS[hooks.egress_mode]
     yield Finding("note" if hooks.notes else "ok", "egress", "; ".join([by, *hooks.notes]))
 
 
-def _distortions(interface: netinfo.Interface, mode: str) -> Iterator[Finding]:
-    mtu = interface.mtu()
-    large = mtu > _MTU_NATIVE and mode != "native"
-    yield Finding(
-        "note" if large else "ok",
-        "MTU",
-        f"{mtu}" + (f": many drivers take native XDP up to about {_MTU_NATIVE} only" if large else ""),
-    )
-    offloads = interface.offloads()
-    shown = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in sorted(offloads.items()))
-    merging = [name for name in ("gro", "lro") if offloads.get(name)]
-    if mode == "generic" and merging:
-        off = " ".join(f"{name} off" for name in merging)
+def _distortions(interface: netinfo.Interface, distorting: list[str]) -> Iterator[Finding]:
+    yield Finding("ok", "MTU", str(interface.mtu()))
+    shown = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in sorted(interface.offloads().items()))
+    if distorting:
+        off = " ".join(f"{name} off" for name in distorting)
         yield Finding(
             "note",
             "offloads",
-            f"{shown}: generic XDP would count what {' and '.join(merging)} merged as one segment: "
+            f"{shown}: {' and '.join(distorting)} merges segments before they are counted: "
             f"`ethtool -K {interface.name} {off}`",
-        )
-    elif offloads.get("lro"):
-        yield Finding(
-            "note",
-            "offloads",
-            f"{shown}: lro merges segments before XDP: `ethtool -K {interface.name} lro off`",
         )
     else:
         yield Finding("ok", "offloads", shown or "the driver does not tell")

@@ -16,7 +16,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("flowml_ingress", "flowml_egress", "flowml_sweep")
+PROGRAMS = ("flowml_xdp", "flowml_tc", "flowml_sweep")
 MAPS = ("flows", "slots", "finished", "counters", "sweeps")
 
 _SOURCE = "flowml.bpf.c"
@@ -57,7 +57,7 @@ def _load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         return {"error": "bcc", "detail": str(error)}, [], None
     flags = [*_include_flags(source), *request["flags"]]
     module = bcc.BPF(src_file=str(source / _SOURCE), cflags=flags)
-    kinds = {"flowml_egress": bcc.BPF.SCHED_CLS, "flowml_sweep": bcc.BPF.SCHED_CLS}
+    kinds = {"flowml_tc": bcc.BPF.SCHED_CLS, "flowml_sweep": bcc.BPF.SCHED_CLS}
     fds = [module.load_func(name, kinds.get(name, bcc.BPF.XDP)).fd for name in PROGRAMS]
     fds += [module[name].map_fd for name in MAPS]
     answer = {

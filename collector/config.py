@@ -132,18 +132,28 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "capture",
+        "ip",
+        "4",
+        "",
+        "versions of IP that are looked at; 6 and both make the table's keys longer",
+        choices=("4", "6", "both"),
+        offline="4",
+    ),
+    Option(
+        "capture",
         "xdp",
         "auto",
         "",
-        "mode of the XDP program; auto: native, else generic",
-        choices=("native", "generic", "auto"),
+        "hook for what comes in: native or generic XDP, or tc, to which merged segments are told; "
+        "auto: native, else tc",
+        choices=("native", "generic", "tc", "auto"),
     ),
     Option(
         "capture",
         "egress",
         "auto",
         "",
-        "hook of the egress program; auto: tcx, else clsact",
+        "kind of the TC hooks; auto: tcx, else clsact",
         choices=("tcx", "clsact", "auto"),
     ),
     Option(
@@ -205,6 +215,7 @@ class Settings:
     tcp_establish_timeout: int
     direction: str
     filter: str
+    ip: str
     xdp: str
     egress: str
     ring_bytes: int

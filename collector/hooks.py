@@ -1,8 +1,11 @@
 """Attaching to interfaces, and being gone when the process is gone.
 
 Hooks are BPF links: the kernel detaches them when their descriptor closes, however the process ends.
-Where the kernel knows no TCX (before 6.6), the egress program goes to a clsact qdisc, which outlives
+Where the kernel knows no TCX (before 6.6), the TC program goes to a clsact qdisc, which outlives
 processes; there a watcher (`collector.watcher`) takes it away.
+
+What comes in is counted by native XDP or else by TC. Generic XDP, which every interface has, sees what GRO
+has merged without being told so; TC sees the same buffers, and is told how many segments each was.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ __all__ = ["Attachment", "attach", "attach_egress", "attach_ingress", "holder"]
 
 # <linux/bpf.h>, <linux/if_link.h>
 _ATTACH_XDP = 37
-_ATTACH_TCX_EGRESS = 47
+_ATTACH_TCX = {"ingress": 46, "egress": 47}
 _XDP_MODES = {"native": 1 << 2, "generic": 1 << 1}
 
 
@@ -35,14 +38,31 @@ class Attachment:
 
     interface: Interface
     xdp_mode: str = ""
-    """native or generic."""
+    """native, generic, or empty: what comes in is counted by TC."""
+    ingress_mode: str = ""
+    """tcx, clsact, or empty: what comes in is counted by XDP."""
     egress_mode: str = ""
     """tcx, clsact, or empty: ingress only."""
     notes: list[str] = field(default_factory=list)
     """Why it is this mode and not the one before it in line."""
     _links: list[int] = field(default_factory=list)
     _listening: socket.socket | None = None
-    _watcher: subprocess.Popen[bytes] | None = None
+    _watchers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def ingress(self) -> str:
+        """What counts what comes in, in words."""
+        return f"{self.xdp_mode} XDP" if self.xdp_mode else f"ingress by {self.ingress_mode}"
+
+    def distorting(self) -> list[str]:
+        """The offloads that are on and merge segments before they are counted, in a way that is not told.
+
+        GRO tells TC what it has merged, and does not touch what native XDP sees; LRO does both wrong.
+        """
+        on = self.interface.offloads()
+        return [
+            name for name in ("gro", "lro") if on.get(name) and (name == "lro" or self.xdp_mode == "generic")
+        ]
 
     def is_alive(self) -> bool:
         """False once the kernel has taken the hooks away: the interface is gone from here."""
@@ -58,12 +78,12 @@ class Attachment:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        if self._watcher is not None:
-            assert self._watcher.stdin is not None
+        while self._watchers:
+            process = self._watchers.pop()
+            assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                self._watcher.stdin.close()
-            self._watcher.wait()
-            self._watcher = None
+                process.stdin.close()
+            process.wait()
 
 
 def attach(interface: Interface, loaded: Loaded, *, direction: str, xdp: str, egress: str) -> Attachment:
@@ -74,55 +94,60 @@ def attach(interface: Interface, loaded: Loaded, *, direction: str, xdp: str, eg
     direction
         "both", or "ingress" for a mirror port, which is put into promiscuous mode while it lasts.
     xdp
-        "native", "generic", or "auto": native, and generic where that is refused.
+        "native", "generic", "tc", or "auto": native XDP, and TC where that is refused.
     egress
-        "tcx", "clsact", or "auto": TCX, and clsact where the kernel knows no TCX.
+        Of TC hooks: "tcx", "clsact", or "auto": TCX, and clsact where the kernel knows no TCX.
 
     Raises
     ------
     InterfaceError
         The interface has an XDP program already (the message says whose), refuses ours, or went away.
     KernelError
-        The egress program is refused.
+        A TC program is refused.
     """
     hooks = Attachment(interface)
     try:
-        attach_ingress(hooks, loaded.ingress_fd, xdp)
+        attach_ingress(hooks, loaded, xdp, egress)
         if direction == "ingress":
             _listen(hooks)
         else:
-            attach_egress(hooks, loaded.egress_fd, egress)
+            attach_egress(hooks, loaded.tc_fd, egress)
     except BaseException:
         hooks.detach()
         raise
     return hooks
 
 
-def attach_ingress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
-    """The XDP program alone; `wanted` and errors as for `attach`."""
-    name, index = hooks.interface.name, hooks.interface.index
-    for mode in ("native", "generic") if wanted == "auto" else (wanted,):
-        try:
-            hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_XDP, _XDP_MODES[mode]))
-        except OSError as error:
-            if error.errno in (errno.EBUSY, errno.EEXIST):
-                raise InterfaceError(
-                    f"{name} has an XDP program already{holder(hooks.interface)}: end that first"
-                ) from error
-            if error.errno in (errno.EPERM, errno.EACCES):
-                raise PrivilegeError(
-                    f"no right to attach to {name} ({error.strerror}): run with sudo"
-                ) from error
-            if gone := hooks.interface.gone():
-                raise gone from error
-            refusal = f"{name} refuses {mode} XDP ({error.strerror})"
-            if mode == wanted or mode == "generic":
-                hint = "try --xdp generic" if wanted == "native" else f"see `flowml check {name}`"
-                raise InterfaceError(f"{refusal}: {hint}") from error
-            hooks.notes.append(refusal)
-        else:
-            hooks.xdp_mode = mode
+def attach_ingress(hooks: Attachment, loaded: Loaded, xdp: str, egress: str) -> None:
+    """The hook for what comes in alone; parameters and errors as for `attach`."""
+    if xdp != "tc":
+        refusal = _attach_xdp(hooks, loaded.xdp_fd, "native" if xdp == "auto" else xdp)
+        if not refusal:
             return
+        if xdp != "auto":
+            raise InterfaceError(f"{refusal}: try --xdp {'auto' if xdp == 'native' else 'tc'}")
+        hooks.notes.append(f"{refusal}: what comes in is counted by TC, merged segments as on the wire")
+    hooks.ingress_mode = _attach_tc(hooks, loaded.tc_fd, "ingress", egress)
+
+
+def _attach_xdp(hooks: Attachment, prog_fd: int, mode: str) -> str:
+    """Why the interface refuses XDP of this mode; empty if it does not."""
+    name, index = hooks.interface.name, hooks.interface.index
+    try:
+        hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_XDP, _XDP_MODES[mode]))
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EEXIST):
+            raise InterfaceError(
+                f"{name} has an XDP program already{holder(hooks.interface)}: end that first, "
+                "or pass --xdp tc"
+            ) from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise PrivilegeError(f"no right to attach to {name} ({error.strerror}): run with sudo") from error
+        if gone := hooks.interface.gone():
+            raise gone from error
+        return f"{name} refuses {mode} XDP ({error.strerror})"
+    hooks.xdp_mode = mode
+    return ""
 
 
 def _listen(hooks: Attachment) -> None:
@@ -136,8 +161,8 @@ def _listen(hooks: Attachment) -> None:
 
 
 def attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
-    """The egress program alone, but not on the loopback; `wanted` and errors as for `attach`."""
-    name, index = hooks.interface.name, hooks.interface.index
+    """The hook for what goes out alone, but not on the loopback; `wanted` and errors as for `attach`."""
+    name = hooks.interface.name
     try:
         loopback = hooks.interface.is_loopback()
     except OSError as error:
@@ -147,34 +172,40 @@ def attach_egress(hooks: Attachment, prog_fd: int, wanted: str) -> None:
     if loopback:
         hooks.notes.append("what goes out comes in again here, and is counted once: no egress hook")
         return
+    hooks.egress_mode = _attach_tc(hooks, prog_fd, "egress", wanted)
+
+
+def _attach_tc(hooks: Attachment, prog_fd: int, direction: str, wanted: str) -> str:
+    """Attaches the TC program for one direction, and answers by what."""
+    name, index = hooks.interface.name, hooks.interface.index
     if wanted in ("auto", "tcx"):
         try:
-            hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_TCX_EGRESS))
+            hooks._links.append(kernel.create_link(prog_fd, index, _ATTACH_TCX[direction]))
         except OSError as error:
             if gone := hooks.interface.gone():
                 raise gone from error
             if wanted == "tcx" or error.errno != errno.EINVAL:
+                others = ["--egress clsact", *(["--direction ingress"] if direction == "egress" else [])]
                 raise KernelError(
-                    f"{name} refuses TCX egress ({error.strerror}): "
-                    "try --egress clsact, or --direction ingress"
+                    f"{name} refuses TCX {direction} ({error.strerror}): try {', or '.join(others)}"
                 ) from error
-            hooks.notes.append("this kernel knows no TCX (it came with 6.6)")
+            note = "this kernel knows no TCX (it came with 6.6)"
+            hooks.notes += [note] if note not in hooks.notes else []
         else:
-            hooks.egress_mode = "tcx"
-            return
+            return "tcx"
     try:
-        hooks._watcher = _attach_clsact(name, index, prog_fd)
+        hooks._watchers.append(_attach_clsact(name, index, prog_fd, direction))
     except KernelError as error:
         if gone := hooks.interface.gone():
             raise gone from error
         raise
-    hooks.egress_mode = "clsact"
+    return "clsact"
 
 
-def _attach_clsact(name: str, index: int, prog_fd: int) -> subprocess.Popen[bytes]:
-    """Has the watcher attach the program, and take it away again when this process lets go of it."""
+def _attach_clsact(name: str, index: int, prog_fd: int, direction: str) -> subprocess.Popen[bytes]:
+    """Has a watcher attach the program, and take it away again when this process lets go of it."""
     process = subprocess.Popen(
-        [sys.executable, "-I", "-m", watcher.__name__, str(index), str(prog_fd)],
+        [sys.executable, "-I", "-m", watcher.__name__, str(index), str(prog_fd), direction],
         pass_fds=[prog_fd],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -187,7 +218,8 @@ def _attach_clsact(name: str, index: int, prog_fd: int) -> subprocess.Popen[byte
     if answer != watcher.READY:
         process.stdin.close()
         process.wait()
-        raise KernelError(f"{name} refuses a clsact egress program ({answer}): try --direction ingress")
+        hint = "--direction ingress" if direction == "egress" else "--xdp generic"
+        raise KernelError(f"{name} refuses a clsact {direction} program ({answer}): try {hint}")
     return process
 
 

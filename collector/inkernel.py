@@ -41,12 +41,14 @@ class InKernel:
         flags: Sequence[str] = (CLOCK_IN_METADATA,),
         source: Path | None = None,
     ) -> None:
+        self.limits = limits
         settings = compile_flags(
             max_connections=limits.max_connections,
             ring_bytes=ring_bytes,
             tcp_establish_timeout=limits.tcp_establish_timeout,
             tcp_inactivity_timeout=limits.tcp_inactivity_timeout,
             tls_only=limits.tls_only,
+            ip=limits.ip,
         )
         with Compiler(source) as compiler:
             self.loaded: Loaded = compiler.load([*settings, *flags], max_connections=limits.max_connections)
@@ -83,7 +85,7 @@ class InKernel:
         """
         self.latest_ns = max(self.latest_ns, time_ns)
         try:
-            answer = kernel.run_program(self.loaded.ingress_fd, frame=frame, time_ns=time_ns)
+            answer = kernel.run_program(self.loaded.xdp_fd, frame=frame, time_ns=time_ns)
         except OSError as error:
             raise KernelError(f"the XDP program cannot be run on a packet: {error.strerror}") from error
         if answer != kernel.XDP_PASS:

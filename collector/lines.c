@@ -3,13 +3,14 @@
  * Flows to lines of JSON: what costs too much in Python for each connection. Numbers and strings of the
  * user's come as JSON from a JSON library; here they are only laid between the names.
  */
+#include <arpa/inet.h>
 #include <string.h>
 #include <time.h>
 
 #include "lines.h"
 
 #define NS_PER_S   1000000000LL
-#define FIXED_ROOM 256
+#define FIXED_ROOM 320
 
 /* The text so far ends at `at`. */
 struct line {
@@ -68,10 +69,16 @@ static void put_time(struct line *line, __s64 time_ns)
 	*line->at++ = 'Z';
 }
 
-static void put_address(struct line *line, __be32 addr)
+/* IPv6 as RFC 5952 wants it, which is how the C library writes it. */
+static void put_address(struct line *line, const struct flow *flow, const __be32 addr[4])
 {
-	const __u8 *bytes = (const __u8 *)&addr;
+	const __u8 *bytes = (const __u8 *)&addr[3];
+	char text[INET6_ADDRSTRLEN];
 
+	if (flow->ip_version == 6) {
+		put_text(line, inet_ntop(AF_INET6, addr, text, sizeof(text)));
+		return;
+	}
 	for (int i = 0; i < 4; i++) {
 		if (i)
 			*line->at++ = '.';
@@ -113,7 +120,7 @@ static void put_element(struct line *line, const char **array)
 
 static void put_flow(struct line *line, const struct flow *flow, const struct line_parts *parts)
 {
-	const struct flow_key *key = &flow->key;
+	const struct flow_ends *ends = &flow->ends;
 	int high = flow->originator_is_high;
 
 	PUT(line, "{\"start\":\"");
@@ -121,13 +128,13 @@ static void put_flow(struct line *line, const struct flow *flow, const struct li
 	PUT(line, "\",");
 	put_text(line, parts->origin);
 	PUT(line, ",\"src_ip\":\"");
-	put_address(line, high ? key->high_addr : key->low_addr);
+	put_address(line, flow, high ? ends->high_addr : ends->low_addr);
 	PUT(line, "\",\"src_port\":");
-	put_port(line, high ? key->high_port : key->low_port);
+	put_port(line, high ? ends->high_port : ends->low_port);
 	PUT(line, ",\"dst_ip\":\"");
-	put_address(line, high ? key->low_addr : key->high_addr);
+	put_address(line, flow, high ? ends->low_addr : ends->high_addr);
 	PUT(line, "\",\"dst_port\":");
-	put_port(line, high ? key->low_port : key->high_port);
+	put_port(line, high ? ends->low_port : ends->high_port);
 	PUT(line, ",\"s_mac\":");
 	put_mac(line, flow);
 	if (flow->side[ORIGINATOR].hello == HELLO_MASK)

@@ -46,6 +46,7 @@ def compile_flags(
     tcp_establish_timeout: int,
     tcp_inactivity_timeout: int,
     tls_only: bool,
+    ip: str = "4",
 ) -> list[str]:
     """The settings as the C core takes them (flow.h). Timeouts in milliseconds."""
     return [
@@ -54,6 +55,7 @@ def compile_flags(
         f"-DFLOWML_ESTABLISH_TIMEOUT_NS={tcp_establish_timeout * 1_000_000}ULL",
         f"-DFLOWML_INACTIVITY_TIMEOUT_NS={tcp_inactivity_timeout * 1_000_000}ULL",
         f"-DFLOWML_TLS_ONLY={int(tls_only)}",
+        f"-DFLOWML_IP={records.IP_VERSIONS[ip]}",
     ]
 
 
@@ -62,13 +64,13 @@ class Loaded:
     """The programs of one flow table, loaded and attached to nothing yet."""
 
     table: FlowTable
-    ingress_fd: int
-    egress_fd: int
+    xdp_fd: int
+    tc_fd: int
 
     def close_programs(self) -> None:
         """Once they are attached the hooks hold them."""
-        os.close(self.ingress_fd)
-        os.close(self.egress_fd)
+        os.close(self.xdp_fd)
+        os.close(self.tc_fd)
 
 
 class Compiler:
@@ -147,7 +149,7 @@ class Compiler:
                 os.close(fd)
             raise KernelError(f"the compiled programs cannot be taken over: {_MORE_FILES}")
         records.check_layout(answer["layout"])
-        ingress, egress, sweep, flows, slots, finished, counters, sweeps = fds
+        xdp, tc, sweep, flows, slots, finished, counters, sweeps = fds
         os.close(flows)
         try:
             table = FlowTable(
@@ -162,7 +164,7 @@ class Compiler:
             hint = _SHORTAGES.get(error.errno or 0, "see `flowml check`")
             raise KernelError(f"the flow table cannot be mapped ({error.strerror}): {hint}") from error
         table.fill()
-        return Loaded(table, ingress, egress)
+        return Loaded(table, xdp, tc)
 
     def _answer(self) -> tuple[dict[str, Any], list[int]]:
         text = b""

@@ -79,6 +79,7 @@ def limits_of(settings: Settings) -> Limits:
         tcp_establish_timeout=settings.tcp_establish_timeout,
         tcp_inactivity_timeout=settings.tcp_inactivity_timeout,
         tls_only=settings.filter == "tls",
+        ip=settings.ip,
     )
 
 

@@ -140,6 +140,7 @@ def _attached(interfaces: Sequence[netinfo.Interface], settings: Settings) -> It
         tcp_establish_timeout=settings.tcp_establish_timeout,
         tcp_inactivity_timeout=settings.tcp_inactivity_timeout,
         tls_only=settings.filter == "tls",
+        ip=settings.ip,
     )
     with contextlib.ExitStack() as stack:
         with Compiler() as compiler:
@@ -158,20 +159,16 @@ def _attach_one(interface: netinfo.Interface, programs: Loaded, settings: Settin
     )
     programs.close_programs()  # the links hold them now
     egress = f", egress by {hooks.egress_mode}" if hooks.egress_mode else ""
-    log(f"{interface.name}: attached, {hooks.xdp_mode} XDP{egress}")
+    log(f"{interface.name}: attached, {hooks.ingress}{egress}")
     for note in hooks.notes:
         log(f"{interface.name}: {note}")
-    if hooks.xdp_mode == "generic" and (on := _merging(interface)):
+    if on := hooks.distorting():
+        off = " ".join(f"{name} off" for name in on)
         log(
-            f"{interface.name}: warning: generic XDP sees segments that {on} has merged, and counts fewer: "
-            f"`ethtool -K {interface.name} {' '.join(f'{name} off' for name in on.split(' and '))}`"
+            f"{interface.name}: warning: {' and '.join(on)} merges segments before they are counted: "
+            f"`ethtool -K {interface.name} {off}`"
         )
     return Source(hooks, programs.table)
-
-
-def _merging(interface: netinfo.Interface) -> str:
-    offloads = interface.offloads()
-    return " and ".join(name for name in ("gro", "lro") if offloads.get(name))
 
 
 def require_rights() -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "COUNTERS",
     "FATES",
     "FLOW",
+    "IP_VERSIONS",
     "SWEEP",
     "Reason",
     "Rows",
@@ -46,25 +47,28 @@ SIDE = np.dtype(
     ]
 )
 
-KEY = np.dtype([("low_addr", ">u4"), ("high_addr", ">u4"), ("low_port", ">u2"), ("high_port", ">u2")])
+ENDS = np.dtype(
+    [("low_addr", "u1", (16,)), ("high_addr", "u1", (16,)), ("low_port", ">u2"), ("high_port", ">u2")]
+)
 
 FLOW = np.dtype(
     [
         ("side", SIDE, (2,)),
-        ("key", KEY),
+        ("ends", ENDS),
         ("stream_start", "<u4"),
-        ("fins", "<u8"),
-        ("reason", "<u8"),
+        ("ending", "<u8"),
         ("slot", "<u4"),
         ("source_mac", "u1", (6,)),
+        ("reason", "u1"),
         ("originator_is_high", "u1"),
         ("parked", "u1"),
         ("no_mac", "u1"),
-        ("reserved", "u1", (19,)),
+        ("ip_version", "u1"),
+        ("reserved", "u1"),
     ]
 )
 
-SWEEP = np.dtype([("high_water", "<u8"), ("next", "<u4"), ("mode", "<u4")])
+SWEEP = np.dtype([("high_water", "<u8"), ("victim", "<u8"), ("next", "<u4"), ("mode", "<u4")])
 
 FATES = (
     "tracked",
@@ -72,6 +76,7 @@ FATES = (
     "table_full",
     "contended",
     "not_ip",
+    "ipv4",
     "ipv6",
     "not_tcp",
     "fragment",
@@ -80,16 +85,20 @@ FATES = (
 )
 """What became of a packet: exactly one of these for each packet that a hook saw."""
 
-EVENTS = ("opened", "delivered", "filtered", "parked")
+EVENTS = ("opened", "delivered", "filtered", "evicted", "parked")
 
 COUNTERS = np.dtype([(name, "<u8") for name in FATES + EVENTS])
 
 ORIGINATOR, RESPONDER = 0, 1
 
+IP_VERSIONS = {"4": 4, "6": 6, "both": 46}
+"""What the core takes for which versions of IP it looks at (`FLOWML_IP` of flow.h)."""
+
 _SEGMENT_SHIFT, _SEGMENT_MASK = np.uint64(12), np.uint64((1 << 36) - 1)
 SEGMENTS = _SEGMENT_MASK << _SEGMENT_SHIFT
 """Of a gate, the bits that count segments; the rest says who is in the slot just now."""
 
+_ADDRESSES = ("low_addr", "high_addr")
 _TTL_SEEN = 256
 _HELLO_MASK = 0x0000FF000000FFFF
 
@@ -102,6 +111,7 @@ class Reason(enum.IntEnum):
     IDLE = 3
     ESTABLISH = 4
     SHUTDOWN = 5
+    EVICTED = 6
 
 
 class SweepMode(enum.IntEnum):
@@ -110,10 +120,12 @@ class SweepMode(enum.IntEnum):
     FILL = 0
     TIMEOUT = 1
     SHUTDOWN = 2
+    MAKE_ROOM = 3
+    """The core's own: not for user space."""
 
 
 def joined(parts: Iterable[Rows]) -> Rows:
-    """The rows of all parts, as they lie. (`np.concatenate` would turn the key into this machine's order.)"""
+    """The rows of all parts, as they lie. (`np.concatenate` would turn ports into this machine's order.)"""
     whole = np.dtype((np.void, FLOW.itemsize))
     raw = [np.ascontiguousarray(part).view(whole) for part in parts]
     return np.concatenate([np.empty(0, whole), *raw]).view(FLOW)
@@ -153,14 +165,15 @@ def is_tls(rows: Rows) -> npt.NDArray[np.bool_]:
 def endpoints(rows: Rows) -> tuple[Rows, Rows, Rows, Rows]:
     """Originator's address and port, responder's address and port, each of shape (n_flows,).
 
-    Addresses are ``>u4``: their bytes are in network order.
+    Addresses are 16 bytes in network order, dtype ``S16``; those of IPv4 are written as ::ffff:a.b.c.d.
     """
-    key, high = rows["key"], rows["originator_is_high"].astype(bool)
+    ends, high = rows["ends"], rows["originator_is_high"].astype(bool)
+    low_addr, high_addr = (np.ascontiguousarray(ends[name]).view("S16")[:, 0] for name in _ADDRESSES)
     return (
-        np.where(high, key["high_addr"], key["low_addr"]).astype(">u4"),
-        np.where(high, key["high_port"], key["low_port"]),
-        np.where(high, key["low_addr"], key["high_addr"]).astype(">u4"),
-        np.where(high, key["low_port"], key["high_port"]),
+        np.where(high, high_addr, low_addr),
+        np.where(high, ends["high_port"], ends["low_port"]),
+        np.where(high, low_addr, high_addr),
+        np.where(high, ends["low_port"], ends["high_port"]),
     )
 
 

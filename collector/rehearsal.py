@@ -140,7 +140,8 @@ class _Ear(threading.Thread):
 class Stage:
     """The wire, in a network namespace that this process moves into for good."""
 
-    def __init__(self) -> None:
+    def __init__(self, ip: str) -> None:
+        self._ip = ip
         self.fastest = 1.0
         """How many times as fast as they were captures were replayed, at the most."""
         self._stack = ExitStack()
@@ -198,7 +199,8 @@ class Stage:
         outfile.unlink(missing_ok=True)
         command = [
             *(sys.executable, "-I", "-m", "collector", "collect", _RECEIVER, "--direction", "ingress"),
-            *("--filter", "tcp", "--config", str(self._config), "--outfile", str(outfile)),
+            *("--filter", "tcp", "--ip", self._ip),
+            *("--config", str(self._config), "--outfile", str(outfile)),
         ]
         # As if root had typed it: whoever is behind sudo may not enter the folder.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SUDO_")}

@@ -17,7 +17,7 @@ import numpy as np
 from collector import records
 from collector._replay import ffi as _ffi
 from collector._replay import lib as _core
-from collector.records import COUNTERS, FLOW, Rows
+from collector.records import COUNTERS, FLOW, IP_VERSIONS, Rows
 
 __all__ = ["CLOCK_OFFSET_NS", "Account", "Limits", "Packet", "Replay"]
 
@@ -37,6 +37,8 @@ class Limits:
     tcp_establish_timeout: int
     tcp_inactivity_timeout: int
     tls_only: bool
+    ip: str = "4"
+    """Which versions of IP are looked at: 4, 6 or both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class Replay:
             {
                 "max_connections": limits.max_connections,
                 "tls_only": limits.tls_only,
+                "ip": IP_VERSIONS[limits.ip],
                 "establish_timeout_ns": limits.tcp_establish_timeout * _MS,
                 "inactivity_timeout_ns": limits.tcp_inactivity_timeout * _MS,
             },

@@ -58,7 +58,7 @@ def verify(captures: Sequence[str], limits: Limits, *, live: bool, write: Write)
     proof, wire = _Proof(), Tally()
     with ExitStack() as stack:
         in_kernel = stack.enter_context(InKernel(limits))
-        stage = stack.enter_context(Stage()) if live else None
+        stage = stack.enter_context(Stage(limits.ip)) if live else None
         advance = stack.enter_context(progress("verify", len(captures), "captures"))
         for name in captures:
             tape = Tape(stage.folder / "tape.pcap") if stage is not None else None

@@ -5,7 +5,7 @@ gives up. So this small process keeps them: it attaches, waits for end of file, 
 collector ends, takes the filter away, and the qdisc too if it was it who put it there. It reads nothing
 but that end of file.
 
-    python -m collector.watcher IFINDEX PROG_FD
+    python -m collector.watcher IFINDEX PROG_FD ingress|egress
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 READY = "attached"
 
 _PRIORITY = 0xF10A
-_EGRESS = 0xFFFFFFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
+_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS, ..EGRESS)
 _ETH_P_ALL = 3
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
-    index, prog_fd = int(sys.argv[1]), int(sys.argv[2])
+    index, prog_fd, parent = int(sys.argv[1]), int(sys.argv[2]), _PARENTS[sys.argv[3]]
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     with IPRoute() as netlink:
@@ -38,8 +38,8 @@ def main() -> None:
                 "bpf",
                 index,
                 fd=prog_fd,
-                name="flowml_egress",
-                parent=_EGRESS,
+                name="flowml_tc",
+                parent=parent,
                 prio=_PRIORITY,
                 protocol=_ETH_P_ALL,
                 direct_action=True,
@@ -57,7 +57,7 @@ def main() -> None:
             if ours:
                 netlink.tc("del", "clsact", index)
             else:
-                netlink.tc("del-filter", "bpf", index, parent=_EGRESS, prio=_PRIORITY, protocol=_ETH_P_ALL)
+                netlink.tc("del-filter", "bpf", index, parent=parent, prio=_PRIORITY, protocol=_ETH_P_ALL)
 
 
 if __name__ == "__main__":

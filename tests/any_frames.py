@@ -46,7 +46,7 @@ def segments(draw: st.DrawFn) -> bytes:
                 "fragment_offset": st.integers(0, 8191),
                 "more_fragments": st.booleans(),
                 "proto": st.integers(0, 255),
-                "ethertype": st.sampled_from([0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8]),
+                "ethertype": st.sampled_from([0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8, 0x8864]),
             },
         )
         if draw(st.integers(0, 3)) == 0
@@ -69,21 +69,93 @@ def segments(draw: st.DrawFn) -> bytes:
         ip_options=bytes(4 * draw(st.integers(0, 10))),
         **odd,
     )
-    for tpid in draw(st.lists(st.sampled_from([0x8100, 0x88A8]), max_size=3)):
+    return draw(linked(frame))
+
+
+@st.composite
+def linked(draw: st.DrawFn, frame: bytes) -> bytes:
+    """The frame, perhaps in a PPPoE session, perhaps behind VLAN tags: only two are looked behind."""
+    if draw(st.integers(0, 7)) == 0:
+        frame = frames.pppoe(
+            frame,
+            protocol=draw(st.sampled_from([None, None, 0x0021, 0x0057, 0xC021])),
+            code=draw(st.sampled_from([0, 0, 0, 9])),
+        )
+    for tpid in draw(st.lists(st.sampled_from([0x8100, 0x88A8, 0x9100]), max_size=3)):
         frame = frames.vlan(frame, tpid=tpid)
     return frame
+
+
+ENDPOINTS6 = [("2001:db8::1", 40000), ("2001:db8::2", 443), ("::ffff:10.0.0.1", 40000), ("2001:db8::1", 443)]
+USUAL6 = [(ENDPOINTS6[0], ENDPOINTS6[1]), (ENDPOINTS6[1], ENDPOINTS6[0])]
+ANY_END6 = st.sampled_from(ENDPOINTS6)
+
+
+@st.composite
+def segments6(draw: st.DrawFn) -> bytes:
+    """As `segments`, over IPv6, with extension headers that may be anything."""
+    src, dst = draw(st.one_of(*[st.just(pair) for pair in 3 * USUAL6], st.tuples(ANY_END6, ANY_END6)))
+    seq = draw(st.one_of(st.integers(0, 8), st.integers(0, 2**32 - 1)))
+    packet = frames.tcp_segment(
+        draw(st.sampled_from(["S", "S", "SA", "A", "A", "PA", "PA", "FA", "R", "SF"])),
+        draw(PAYLOADS),
+        src=src[0],
+        sport=src[1],
+        dst=dst[0],
+        dport=dst[1],
+        seq=seq,
+        options=bytes(4 * draw(st.integers(0, 10))),
+    )
+    following = 6
+    for header in draw(st.lists(EXTENSION_HEADERS, max_size=draw(st.sampled_from([0, 0, 1, 2, 10])))):
+        kind, length, first, fill = header
+        packet = bytes([following, length]) + first + bytes(fill) + packet
+        following = kind
+    odd: dict[str, Any] = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "version": st.integers(0, 15),
+                "payload_length": st.integers(0, 65535),
+                "next_header": st.integers(0, 255),
+            },
+        )
+        if draw(st.integers(0, 3)) == 0
+        else st.just({})
+    )
+    hop_limit = draw(st.sampled_from([64, 64, 63, 255, 0]))
+    fields = {"next_header": following, "hop_limit": hop_limit} | odd
+    return draw(
+        linked(frames.ethernet(frames.ipv6(packet, src=src[0], dst=dst[0], **fields), ethertype=0x86DD))
+    )
+
+
+@st.composite
+def _extension(draw: st.DrawFn) -> tuple[int, int, bytes, int]:
+    """Its kind, its length field, the two bytes after that, and how many bytes follow these."""
+    kind = draw(st.sampled_from([0, 43, 44, 51, 60, 135, 139, 140, 0, 60, 50, 59, 17]))
+    if kind == 44:
+        offset = draw(st.sampled_from([0, 0, 1, 8, 0xFFF8]))
+        return kind, draw(st.integers(0, 255)), offset.to_bytes(2, "big"), 4
+    length = draw(st.sampled_from([0, 0, 1, 2, 30, 255]))
+    true = 4 * (length + 2) if kind == 51 else 8 * (length + 1)
+    wrong = draw(st.sampled_from([0, 0, 0, 0, -4, 4]))
+    return kind, length, draw(st.binary(min_size=2, max_size=2)), max(0, true - 4 + wrong)
+
+
+EXTENSION_HEADERS = _extension()
 
 
 @st.composite
 def cut(draw: st.DrawFn, least: int) -> bytes:
     """A frame that ends too early, after `least` bytes at the earliest."""
-    frame = draw(segments())
+    frame = draw(st.one_of(segments(), segments6()))
     return frame[: draw(st.integers(least, len(frame)))]
 
 
 def any_frames(least: int = 0) -> st.SearchStrategy[bytes]:
     """Frames of `least` bytes or more: well-formed, odd, cut short, and no frames at all."""
-    return st.one_of(segments(), segments(), cut(least), st.binary(min_size=least, max_size=120))
+    return st.one_of(segments(), segments(), segments6(), cut(least), st.binary(min_size=least, max_size=120))
 
 
 EDGES: dict[str, list[Any]] = {

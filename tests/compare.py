@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from collector import records
@@ -32,8 +33,8 @@ def raw_of_rows(rows: Rows) -> list[Raw]:
     tls = records.is_tls(rows)
     return [
         {
-            "src": (address(saddr[i]), int(sport[i])),
-            "dst": (address(daddr[i]), int(dport[i])),
+            "src": (address(saddr[i], rows[i]["ip_version"]), int(sport[i])),
+            "dst": (address(daddr[i], rows[i]["ip_version"]), int(dport[i])),
             "s_mac": rows["source_mac"][i].tobytes().hex(":"),
             "tls": bool(tls[i]),
             "reason": Reason(int(rows["reason"][i])).name.lower(),
@@ -73,9 +74,10 @@ def in_order(raws: list[Raw]) -> list[Raw]:
     return sorted(raws, key=lambda raw: (raw["s"]["first_ns"], raw["src"], raw["dst"]))
 
 
-def address(value: int) -> str:
-    """Dotted quad of a 32-bit number."""
-    return ".".join(str(int(value) >> shift & 0xFF) for shift in (24, 16, 8, 0))
+def address(value: bytes, version: int) -> str:
+    """The text of 16 bytes, whose last zeros numpy leaves out; IPv4 is ::ffff:a.b.c.d there."""
+    whole = value.ljust(16, b"\0")
+    return str(ipaddress.IPv6Address(whole) if version == 6 else ipaddress.IPv4Address(whole[12:]))
 
 
 def features_of_rows(rows: Rows) -> list[dict[str, float]]:

@@ -23,6 +23,7 @@ __all__ = [
     "ipv4",
     "ipv6",
     "pcap",
+    "pppoe",
     "tcp",
     "tcp6",
     "tcp_segment",
@@ -67,6 +68,16 @@ def ethernet(
 def vlan(frame: bytes, vid: int = 1, *, tpid: int = 0x8100, priority: int = 0) -> bytes:
     """A frame with one more VLAN tag, the outermost."""
     return frame[:12] + struct.pack("!HH", tpid, priority << 13 | vid) + frame[12:]
+
+
+def pppoe(
+    frame: bytes, *, protocol: int | None = None, version_type: int = 0x11, code: int = 0, session: int = 7
+) -> bytes:
+    """A frame's packet in a PPPoE session (RFC 2516); PPP's protocol is that of the EtherType by default."""
+    if protocol is None:
+        protocol = {0x0800: 0x0021, 0x86DD: 0x0057}.get(int.from_bytes(frame[12:14], "big"), 0)
+    header = struct.pack("!HBBHHH", 0x8864, version_type, code, session, len(frame) - 12, protocol)
+    return frame[:12] + header + frame[14:]
 
 
 def ipv4(

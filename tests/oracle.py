@@ -7,6 +7,7 @@ an exact fraction, and nothing is rounded before the last step.
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,10 +30,11 @@ __all__ = [
 FATES = (
     "tracked",  # counted in a connection
     "untracked",  # a valid TCP segment that has no entry and starts none
-    "not_ip",  # an EtherType other than IPv4 and IPv6, looked for behind at most two VLAN tags
-    "ipv6",
-    "not_tcp",
-    "fragment",  # an IPv4 fragment after the first: it has no ports
+    "not_ip",  # neither IPv4 nor IPv6, looked for behind at most two VLAN tags and then PPPoE
+    "ipv4",  # where it is not asked for
+    "ipv6",  # where it is not asked for
+    "not_tcp",  # also what lies behind more IPv6 extension headers, or longer ones, than are looked behind
+    "fragment",  # a fragment after the first: it has no ports
     "malformed",  # a header that contradicts itself
     "truncated",  # a header cut short by the end of the captured bytes
 )
@@ -40,13 +42,33 @@ FATES = (
 
 ETHERNET = 14  # bytes of each header in its shortest form
 VLAN_TAG = 4
+PPPOE = 8  # with the two bytes that say what PPP carries
 IPV4 = 20
+IPV6 = 40
+EXTENSION = 8  # the least of an IPv6 extension header
 TCP = 20
 
 MAX_VLAN_TAGS = 2
+MAX_EXTENSIONS = 8
+MAX_EXTENSION_BYTES = 1024  # of all of them
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_IPV6 = 0x86DD
-ETHERTYPES_VLAN = (0x8100, 0x88A8)
+ETHERTYPES_VLAN = (0x8100, 0x88A8, 0x9100)
+ETHERTYPE_PPPOE = 0x8864
+PPP = {0x0021: ETHERTYPE_IPV4, 0x0057: ETHERTYPE_IPV6}
+FRAGMENT_HEADER = 44
+AUTHENTICATION_HEADER = 51
+EXTENSIONS = {
+    0: "hop-by-hop options",
+    43: "routing",
+    FRAGMENT_HEADER: "fragment",
+    AUTHENTICATION_HEADER: "authentication",
+    60: "destination options",
+    135: "mobility",
+    139: "host identity protocol",
+    140: "shim6",
+}
+"""The IPv6 extension headers that say how long they are; "no next header" and ESP do not lead to TCP."""
 PROTOCOL_TCP = 6
 FRAGMENT_OFFSET_MASK = 0x1FFF
 
@@ -124,20 +146,23 @@ def read_pcap(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 @dataclass(frozen=True)
 class Segment:
-    """What one TCP segment over IPv4 says."""
+    """What one TCP segment says."""
 
     src_mac: str
     src: Endpoint
     dst: Endpoint
-    ip_bytes: int  # the total length in the IPv4 header
-    ttl: int
+    ip_bytes: int  # IPv4: the total length; IPv6: 40 and the payload length
+    ttl: int  # or hop limit
     seq: int
     flags: int
     payload: bytes  # as far as it was captured
 
 
-def decode(frame: bytes) -> Segment | str:
-    """The TCP segment in an Ethernet frame, or the fate of a frame that holds none."""
+def decode(frame: bytes, versions: str = "4") -> Segment | str:
+    """The TCP segment in an Ethernet frame, or the fate of a frame that holds none.
+
+    `versions` of IP are looked at: those whose digit is in it.
+    """
     if len(frame) < ETHERNET:
         return "truncated"
     ethertype = struct.unpack_from("!H", frame, 12)[0]
@@ -148,11 +173,20 @@ def decode(frame: bytes) -> Segment | str:
                 return "truncated"
             ethertype = struct.unpack_from("!H", frame, ip + 2)[0]
             ip += VLAN_TAG
+    if ethertype == ETHERTYPE_PPPOE:
+        if len(frame) < ip + PPPOE:
+            return "truncated"
+        version_type, code, protocol = struct.unpack_from("!BBxxxxH", frame, ip)
+        ethertype = PPP.get(protocol, 0) if (version_type, code) == (0x11, 0) else 0
+        ip += PPPOE
+    if ethertype == ETHERTYPE_IPV4:
+        return decode_ipv4(frame, ip) if "4" in versions else "ipv4"
     if ethertype == ETHERTYPE_IPV6:
-        return "ipv6"
-    if ethertype != ETHERTYPE_IPV4:
-        return "not_ip"
+        return decode_ipv6(frame, ip) if "6" in versions else "ipv6"
+    return "not_ip"
 
+
+def decode_ipv4(frame: bytes, ip: int) -> Segment | str:
     if len(frame) < ip + IPV4:
         return "truncated"
     version = frame[ip] >> 4
@@ -166,27 +200,66 @@ def decode(frame: bytes) -> Segment | str:
         return "not_tcp"
     if fragment_field & FRAGMENT_OFFSET_MASK:
         return "fragment"
-    if total_length < ip_header + TCP:
-        return "malformed"
+    source, destination = (".".join(map(str, frame[at : at + 4])) for at in (ip + 12, ip + 16))
+    return decode_tcp(frame, ip, ip_header, total_length, ttl, source, destination)
 
-    tcp = ip + ip_header
+
+def decode_ipv6(frame: bytes, ip: int) -> Segment | str:
+    if len(frame) < ip + IPV6:
+        return "truncated"
+    if frame[ip] >> 4 != 6:
+        return "malformed"
+    payload_length, following, hop_limit = struct.unpack_from("!HBB", frame, ip + 4)
+    size = IPV6 + payload_length
+    headers = IPV6
+    for _ in range(MAX_EXTENSIONS):
+        if following not in EXTENSIONS:
+            break
+        if size < headers + EXTENSION:
+            return "malformed"
+        if len(frame) < ip + headers + EXTENSION:
+            return "truncated"
+        after, length, fragment_field = struct.unpack_from("!BBH", frame, ip + headers)
+        if following == FRAGMENT_HEADER:
+            if fragment_field >> 3:
+                return "fragment"
+            headers += EXTENSION
+        elif following == AUTHENTICATION_HEADER:
+            headers += 4 * (length + 2)
+        else:
+            headers += 8 * (length + 1)
+        if headers - IPV6 > MAX_EXTENSION_BYTES:
+            return "not_tcp"
+        following = after
+    if following != PROTOCOL_TCP:
+        return "not_tcp"
+    source, destination = (str(ipaddress.IPv6Address(frame[at : at + 16])) for at in (ip + 8, ip + 24))
+    return decode_tcp(frame, ip, headers, size, hop_limit, source, destination)
+
+
+def decode_tcp(
+    frame: bytes, ip: int, ip_headers: int, ip_bytes: int, ttl: int, source: str, destination: str
+) -> Segment | str:
+    if ip_bytes < ip_headers + TCP:
+        return "malformed"
+    tcp = ip + ip_headers
     if len(frame) < tcp + TCP:
         return "truncated"
     src_port, dst_port, seq = struct.unpack_from("!HHI", frame, tcp)
     tcp_header = (frame[tcp + 12] >> 4) * 4
-    if tcp_header < TCP or total_length < ip_header + tcp_header:
+    if tcp_header < TCP or ip_bytes < ip_headers + tcp_header:
         return "malformed"
     if len(frame) < tcp + tcp_header:
         return "truncated"
     return Segment(
         src_mac=frame[6:12].hex(":"),
-        src=(".".join(map(str, frame[ip + 12 : ip + 16])), src_port),
-        dst=(".".join(map(str, frame[ip + 16 : ip + 20])), dst_port),
-        ip_bytes=total_length,
+        src=(source, src_port),
+        dst=(destination, dst_port),
+        ip_bytes=ip_bytes,
         ttl=ttl,
         seq=seq,
         flags=frame[tcp + 13],
-        payload=frame[tcp + tcp_header : ip + total_length],
+        payload=frame[tcp + tcp_header : ip + ip_bytes],
     )
 
 
@@ -354,7 +427,9 @@ class Oracle:
         *,
         establish_timeout_ms: int = ESTABLISH_TIMEOUT_MS,
         inactivity_timeout_ms: int = INACTIVITY_TIMEOUT_MS,
+        versions: str = "4",
     ) -> None:
+        self.versions = versions
         self.establish_timeout_ms = establish_timeout_ms
         self.inactivity_timeout_ms = inactivity_timeout_ms
         self.counters = dict.fromkeys(FATES, 0)
@@ -365,7 +440,7 @@ class Oracle:
     def packet(self, time_ns: int, frame: bytes) -> str:
         """Take one packet and tell its fate."""
         self.latest_ns = max(self.latest_ns, time_ns)
-        segment = decode(frame)
+        segment = decode(frame, self.versions)
         fate = segment if isinstance(segment, str) else self.segment(time_ns, segment)
         self.counters[fate] += 1
         return fate
@@ -415,9 +490,14 @@ def connections(
     establish_timeout_ms: int = ESTABLISH_TIMEOUT_MS,
     inactivity_timeout_ms: int = INACTIVITY_TIMEOUT_MS,
     tls_only: bool = False,
+    versions: str = "4",
 ) -> list[Connection]:
     """Every connection in a sequence of (time in nanoseconds, Ethernet frame), in the order of their ends."""
-    oracle = Oracle(establish_timeout_ms=establish_timeout_ms, inactivity_timeout_ms=inactivity_timeout_ms)
+    oracle = Oracle(
+        establish_timeout_ms=establish_timeout_ms,
+        inactivity_timeout_ms=inactivity_timeout_ms,
+        versions=versions,
+    )
     for time_ns, frame in packets:
         oracle.packet(time_ns, frame)
     return [connection for connection in oracle.finish() if connection.tls or not tls_only]
@@ -428,9 +508,14 @@ def counters(
     *,
     establish_timeout_ms: int = ESTABLISH_TIMEOUT_MS,
     inactivity_timeout_ms: int = INACTIVITY_TIMEOUT_MS,
+    versions: str = "4",
 ) -> dict[str, int]:
     """How many packets of a sequence met each fate; every fate is named, and they add up to the packets."""
-    oracle = Oracle(establish_timeout_ms=establish_timeout_ms, inactivity_timeout_ms=inactivity_timeout_ms)
+    oracle = Oracle(
+        establish_timeout_ms=establish_timeout_ms,
+        inactivity_timeout_ms=inactivity_timeout_ms,
+        versions=versions,
+    )
     for time_ns, frame in packets:
         oracle.packet(time_ns, frame)
     return oracle.counters

@@ -39,6 +39,7 @@ class Replay(InKernel):
         tcp_establish_timeout: int = 5000,
         tcp_inactivity_timeout: int = 300_000,
         tls_only: bool = False,
+        ip: str = "4",
         flags: Sequence[str] = (CLOCK_IN_METADATA,),
         source: Path | None = None,
     ) -> None:
@@ -47,6 +48,7 @@ class Replay(InKernel):
             tcp_establish_timeout=tcp_establish_timeout,
             tcp_inactivity_timeout=tcp_inactivity_timeout,
             tls_only=tls_only,
+            ip=ip,
         )
         super().__init__(limits, ring_bytes=ring_bytes, flags=flags, source=source)
 

@@ -426,6 +426,7 @@ def test_every_packet_has_one_fate_and_all_are_named() -> None:
         "tracked": 2,
         "untracked": 1,
         "not_ip": 1,
+        "ipv4": 0,
         "ipv6": 1,
         "not_tcp": 1,
         "fragment": 1,

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from collector.commands.options import Config, Features, Filter, Force, Format, LabelsFile, MaxConnections
+from collector.commands.options import (
+    Config,
+    Features,
+    Filter,
+    Force,
+    Format,
+    Ip,
+    LabelsFile,
+    MaxConnections,
+)
 
 __all__ = ["add_to"]
 
@@ -27,6 +36,7 @@ def extract(
     ] = "features.jsonl",
     config: Config = None,
     filter: Filter = None,
+    ip: Ip = None,
     max_connections: MaxConnections = None,
     jobs: Annotated[int, typer.Option("--jobs", help="captures to read at a time", metavar="N", min=1)] = 1,
 ) -> None:
@@ -38,7 +48,7 @@ def extract(
     from collector import offline, online
 
     settings = online.read_settings(
-        config, offline=True, outfile=outfile, filter=filter, max_connections=max_connections
+        config, offline=True, outfile=outfile, filter=filter, ip=ip, max_connections=max_connections
     )
     raise typer.Exit(offline.extract(captures, settings, jobs=jobs))
 
@@ -69,6 +79,12 @@ def predict(
             metavar="FILTER",
         ),
     ] = None,
+    ip: Annotated[
+        str | None,
+        typer.Option(
+            "--ip", help="of captures: as for attach (default: as the model was trained)", metavar="VERSION"
+        ),
+    ] = None,
     max_connections: MaxConnections = None,
     force: Force = False,
 ) -> None:
@@ -87,6 +103,7 @@ def predict(
         features=features,
         labels_file=labels_file,
         filter=filter,
+        ip=ip,
         max_connections=max_connections,
     )
     settings.check_lines()
@@ -95,13 +112,14 @@ def predict(
     from ml.model import open_model  # imports scikit-learn
 
     files = open_model(Path(model), Path(labels_file) if labels_file else None, force=force)
-    given = ("filter",) if filter else ()
+    given = [name for name, value in (("filter", filter), ("ip", ip)) if value]
     raise typer.Exit(predicting.predict(inputs, files, predicting.settings_of(files, settings, given=given)))
 
 
 def verify(
     captures: Annotated[list[str], typer.Argument(help="captures", metavar="CAPTURE...", show_default=False)],
     config: Config = None,
+    ip: Ip = None,
     max_connections: MaxConnections = None,
     live: Annotated[
         bool, typer.Option("--live/--no-live", help="also replay each over a veth pair (needs tcpreplay)")
@@ -115,7 +133,7 @@ def verify(
     from collector import offline, online
     from collector.verify import verify as run
 
-    settings = online.read_settings(config, offline=True, max_connections=max_connections)
+    settings = online.read_settings(config, offline=True, ip=ip, max_connections=max_connections)
     if not run(captures, replace(offline.limits_of(settings), tls_only=False), live=live, write=typer.echo):
         raise typer.Exit(1)
 

@@ -20,6 +20,7 @@ __all__ = [
     "Force",
     "Format",
     "Interfaces",
+    "Ip",
     "LabelsFile",
     "MaxConnections",
     "Model",
@@ -55,6 +56,7 @@ Config = Annotated[
 ]
 Direction = Annotated[str | None, _flag("direction", "DIRECTION")]
 Filter = Annotated[str | None, _flag("filter", "FILTER")]
+Ip = Annotated[str | None, _flag("ip", "VERSION")]
 MaxConnections = Annotated[int | None, _flag("max_connections", "N")]
 Duration = Annotated[int | None, _flag("duration", "SECONDS")]
 User = Annotated[str | None, _flag("user", "NAME")]

@@ -71,7 +71,7 @@ def has_open(process: subprocess.Popen[bytes], path: Path) -> bool:
     """Whether the process is at the file."""
     for link in Path(f"/proc/{process.pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # it was closed meanwhile
-            if os.readlink(link) == str(path):
+            if link.readlink() == path:
                 return True
     return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from socket import inet_ntoa
+from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,11 @@ def rows() -> Rows:
     """Two flows; the second one's originator is the key's high end."""
     found = np.zeros(2, dtype=FLOW)
     for i, (high, reason) in enumerate([(0, Reason.FIN), (1, Reason.ESTABLISH)]):
-        found[i]["key"]["low_addr"] = 0x0A000001
-        found[i]["key"]["high_addr"] = 0xC0A80102
-        found[i]["key"]["low_port"] = 40000
-        found[i]["key"]["high_port"] = 443
+        found[i]["ends"]["low_addr"] = list(bytes(10) + b"\xff\xff\x0a\x00\x00\x01")
+        found[i]["ends"]["high_addr"] = list(bytes(10) + b"\xff\xff\xc0\xa8\x01\x02")
+        found[i]["ends"]["low_port"] = 40000
+        found[i]["ends"]["high_port"] = 443
+        found[i]["ip_version"] = 4
         found[i]["originator_is_high"] = high
         found[i]["reason"] = reason
         found[i]["source_mac"] = [2, 0, 0, 0, 0, 0xA0 + i]
@@ -89,7 +90,7 @@ def test_every_reason_has_a_name() -> None:
     found = np.repeat(rows()[:1], len(Reason))
     found["reason"] = [reason.value for reason in Reason]
     named = [json.loads(line)["reason"] for line in record_lines(found, Origin(0, iface="x")).splitlines()]
-    assert named == ["fin", "rst", "idle", "establish", "shutdown"]
+    assert named == ["fin", "rst", "idle", "establish", "shutdown", "evicted"]
 
 
 def test_no_rows_no_lines() -> None:
@@ -120,10 +121,15 @@ def test_a_record_of_a_capture(capture: str, shown: str) -> None:
     assert (first["s_mac"], second["s_mac"]) == ("02:00:00:00:00:a0", None)
 
 
+def address(value: bytes, version: int) -> str:
+    """By the C library's way, where Python has it."""
+    return inet_ntop(AF_INET6, value) if version == 6 else inet_ntop(AF_INET, value[12:])
+
+
 def expected(row: Any, numbers: list[float], label: str, probability: float) -> dict[str, Any]:
     """A record by the plain way."""
     ends = [
-        (inet_ntoa(int(row["key"][f"{end}_addr"]).to_bytes(4, "big")), int(row["key"][f"{end}_port"]))
+        (address(row["ends"][f"{end}_addr"].tobytes(), row["ip_version"]), int(row["ends"][f"{end}_port"]))
         for end in (("high", "low") if row["originator_is_high"] else ("low", "high"))
     ]
     return {
@@ -156,6 +162,7 @@ def test_any_flow_is_one_line_that_says_what_the_flow_says(
     found = flows.view(FLOW).copy()
     found["reason"] = found["reason"] % len(Reason) + 1
     found["originator_is_high"] %= 2
+    found["ip_version"] = found["ip_version"] % 2 * 2 + 4
     found["side"][:, 0]["first_ns"] %= 1 << 62
     numbers, probabilities = numbers[: len(found)], probabilities[: len(found)]
     classes = np.arange(len(found)) % len(labels)

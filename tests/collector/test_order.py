@@ -23,7 +23,7 @@ def flows(starts: list[tuple[int, int]]) -> Rows:
     rows = np.zeros(len(starts), FLOW)
     for number, (start, port) in enumerate(starts):
         rows[number]["side"][0]["first_ns"] = start
-        rows[number]["key"]["low_port"] = port
+        rows[number]["ends"]["low_port"] = port
         rows[number]["slot"] = number
     return rows
 

@@ -30,7 +30,7 @@ def test_equal_layouts_pass() -> None:
 @pytest.mark.parametrize(
     ("what", "field", "place"),
     [
-        ("flow", "fins", [152, 4]),
+        ("flow", "ending", [168, 4]),
         ("flow", "side[1].bytes", None),
         ("flow", "__pad_1", [10, 2]),
         ("counters", "tracked", [8, 8]),
@@ -53,7 +53,7 @@ def test_a_flow_is_three_cache_lines() -> None:
     assert FLOW.itemsize == 192
     assert FLOW["side"].subdtype is not None
     assert FLOW.fields is not None
-    assert FLOW.fields["key"][1] == 128
+    assert FLOW.fields["ends"][1] == 128
 
 
 def test_the_enums_are_those_of_the_header() -> None:

@@ -8,8 +8,19 @@
 
 #include "check.h"
 
-#define IP_SIZE_MAX 65535
+#define IP_SIZE_MAX (IPV6_LEN + 65535)
 #define IP_SIZE_MIN (IPV4_MIN_LEN + TCP_MIN_LEN)
+
+#define FINS (ENDING_FIN(ORIGINATOR) | ENDING_FIN(RESPONDER))
+
+static int is_lower(const __be32 *one, const __be32 *other)
+{
+	while (*one == *other) {
+		one++;
+		other++;
+	}
+	return *one < *other;
+}
 
 static void check_side(const struct flow_side *side)
 {
@@ -34,8 +45,8 @@ static void check_flow(const struct host *host, const struct flow *flow)
 {
 	static const struct flow unused;
 	const struct flow_side *from = &flow->side[ORIGINATOR], *to = &flow->side[RESPONDER];
-	const struct flow_key *key = &flow->key;
-	int same = key->low_addr == key->high_addr;
+	const struct flow_ends *ends = &flow->ends;
+	int same = !memcmp(ends->low_addr, ends->high_addr, sizeof(ends->low_addr));
 
 	check_side(from);
 	check_side(to);
@@ -43,11 +54,14 @@ static void check_flow(const struct host *host, const struct flow *flow)
 	CHECK(!gate_visitors(from->gate) && !gate_visitors(to->gate));
 	CHECK(!from->handshake_ns || to->handshake_ns);
 	CHECK(!to->hello && !(from->hello & ~(HELLO_MASK | HELLO_WRONG)));
-	CHECK(key->low_addr <= key->high_addr && (!same || key->low_port <= key->high_port));
+	CHECK(same ? ends->low_port <= ends->high_port : is_lower(ends->low_addr, ends->high_addr));
 	CHECK(flow->originator_is_high <= 1 && flow->no_mac <= 1 && flow->parked <= 1);
-	CHECK(flow->fins <= ((1 << ORIGINATOR) | (1 << RESPONDER)));
+	CHECK(!(flow->ending & ~(FINS | ENDING_CLAIMED)));
+	CHECK((flow->ending & ENDING_CLAIMED) == 0 || flow->reason != REASON_NONE);
+	CHECK(flow->ip_version == 6 ? host->settings.ip != 4
+				    : flow->ip_version == 4 && host->settings.ip != 6);
 	CHECK(!flow->no_mac || !memcmp(flow->source_mac, unused.source_mac, sizeof(flow->source_mac)));
-	CHECK(!memcmp(flow->reserved, unused.reserved, sizeof(flow->reserved)));
+	CHECK(!flow->reserved);
 	CHECK(flow->slot < host->high_water);
 }
 
@@ -60,10 +74,11 @@ static void check_ended(const struct host *host, const struct flow *flow)
 	check_flow(host, flow);
 	CHECK(gate_phase(flow->side[ORIGINATOR].gate) == PHASE_SEALED);
 	CHECK(gate_phase(flow->side[RESPONDER].gate) == PHASE_SEALED);
-	CHECK(flow->reason > REASON_NONE && flow->reason <= REASON_SHUTDOWN);
+	CHECK(flow->reason > REASON_NONE && flow->reason <= REASON_EVICTED);
 	CHECK((flow->reason == REASON_ESTABLISH) <= (segments == 1));
+	CHECK((flow->reason == REASON_EVICTED) <= flow_is_unanswered(flow));
 	CHECK((flow->reason == REASON_IDLE) <= (segments > 1));
-	CHECK((flow->reason == REASON_FIN) <= (flow->fins == 3));
+	CHECK((flow->reason == REASON_FIN) <= ((flow->ending & FINS) == FINS));
 	CHECK(!host->settings.tls_only || flow_is_tls(flow));
 }
 
@@ -89,7 +104,7 @@ static void check_table(struct host *host)
 		}
 		CHECK(gate_phase(from->gate) == PHASE_OPEN);
 		CHECK(flow->reason == REASON_NONE);
-		CHECK(flow->fins != 3);
+		CHECK((flow->ending & FINS) != FINS);
 		check_flow(host, flow);
 		CHECK(table_leads_to(host, flow, slot, gate_epoch(from->gate)));
 		open++;
@@ -107,7 +122,7 @@ static void check_table(struct host *host)
 	CHECK(host->high_water <= host->settings.max_connections);
 	CHECK(held + freed == host->high_water);
 	CHECK(counted->opened == counted->delivered + counted->filtered + held);
-	CHECK(counted->opened <= counted->tracked);
+	CHECK(counted->opened <= counted->tracked && counted->evicted < counted->opened + 1);
 	CHECK(segments <= counted->tracked);
 	CHECK(!counted->contended);
 }

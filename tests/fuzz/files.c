@@ -65,6 +65,7 @@ static struct outcome replay_to_its_end(int fd, int stop_fd, const __u8 *head, s
 {
 	static const struct replay_settings settings = {
 		.max_connections = CONNECTIONS,
+		.ip = 46,
 		.establish_timeout_ns = 5000000000,
 		.inactivity_timeout_ns = 300000000000,
 	};

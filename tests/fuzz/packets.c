@@ -42,6 +42,8 @@ static const struct timeval IMPOSSIBLE[] = {
 static const __u64 TIMEOUTS_NS[][2] = {
 	{5000000000, 300000000000}, {300000000000, 5000000000}, {1000000, 1000000}, {1000000000, 0}};
 
+static const __u32 VERSIONS[] = {46, 4, 46, 6};
+
 static struct {
 	const __u8 *at, *end;
 	__u8 *frame; /* a copy that ends where it ends, for the sanitizer */
@@ -136,6 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	wanted = (struct replay_settings){
 		.max_connections = 1 + data[0] % SLOTS_MAX,
 		.tls_only = data[1] & 1,
+		.ip = VERSIONS[data[1] >> 3 & 3],
 		.establish_timeout_ns = TIMEOUTS_NS[data[1] >> 1 & 3][0],
 		.inactivity_timeout_ns = TIMEOUTS_NS[data[1] >> 1 & 3][1],
 	};

@@ -60,7 +60,20 @@ def connections() -> Iterator[tuple[str, Arrivals]]:
     yield "options", [(0, frames.vlan(frames.vlan(options))), (0, frames.vlan(frames.vlan(frames.vlan(syn))))]
     yield "cut", [(0, options[:length]) for length in range(0, len(options), 7)]
     yield "odd", [(0, frames.tcp6("S")), (0, tcp(proto=17)), (0, tcp(fragment_offset=1)), (0, tcp(ihl=4))]
+    for code, packet in extended():
+        yield f"v6_{code}", [(0, packet), (0, frames.tcp6("A")), (0, packet[:-20])]
+    yield "pppoe", [(0, frames.pppoe(syn)), (0, frames.vlan(frames.pppoe(frames.tcp6("S")), tpid=0x9100))]
     yield "odder", [(0, tcp(version=6)), (0, tcp(data_offset=4)), (0, tcp(total_length=39)), (0, b"")]
+
+
+def extended() -> Iterator[tuple[int, bytes]]:
+    """SYNs over IPv6 behind an extension header of each kind, by its number, and behind too many."""
+    segment = frames.tcp_segment("S", src="2001:db8::1", dst="2001:db8::2")
+    for kind in (0, 43, 44, 51, 60, 135, 139, 140, 50, 59):
+        body = bytes([6, 0]) + bytes(6) + segment
+        yield kind, frames.ethernet(frames.ipv6(body, next_header=kind), ethertype=0x86DD)
+    many = bytes([60, 0] + 6 * [0]) * 8 + bytes([6, 0] + 6 * [0]) + segment
+    yield 256, frames.ethernet(frames.ipv6(many, next_header=0), ethertype=0x86DD)
 
 
 def behind(link: int, frame: bytes) -> bytes:

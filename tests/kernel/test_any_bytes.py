@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collector.records import IP_VERSIONS
 from collector.replay import CLOCK_OFFSET_NS
 from tests import frames
 from tests.any_frames import EDGES, MS, any_frames, at_edges
 from tests.compare import in_order, raw_of_connection, raw_of_rows
-from tests.on_cpu import replayed
+from tests.on_cpu import LIMITS, replayed
 from tests.oracle import Oracle
 from tests.replay import Replay
 
@@ -25,15 +29,28 @@ GAPS = st.sampled_from(
 )
 
 
+@pytest.fixture(scope="module", params=["4", "6", "both"])
+def replay(request: pytest.FixtureRequest) -> Iterator[Replay]:
+    """A table for each choice of what of IP is looked at: it decides the size of the keys, too."""
+    with Replay(ip=request.param) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def _as_new(replay: Replay) -> None:
+    replay.restart()
+
+
 def all_agree(replay: Replay, packets: list[tuple[int, bytes]]) -> None:
     """The same packets, at the same times of the core's clock, through all three."""
-    oracle = Oracle()
+    limits = replace(LIMITS, ip=replay.limits.ip)
+    oracle = Oracle(versions=str(IP_VERSIONS[limits.ip]))
     for time_ns, frame in packets:
         oracle.packet(time_ns, frame)
     expected = in_order([raw_of_connection(one) for one in oracle.finish()])
 
     in_kernel = replay.run(packets)
-    on_cpu = replayed(frames.pcap([(time_ns + CLOCK_OFFSET_NS, frame) for time_ns, frame in packets]))
+    on_cpu = replayed(frames.pcap([(time_ns + CLOCK_OFFSET_NS, frame) for time_ns, frame in packets]), limits)
 
     assert in_order(raw_of_rows(in_kernel)) == expected
     assert in_order(raw_of_rows(on_cpu.rows)) == expected

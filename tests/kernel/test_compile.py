@@ -19,7 +19,7 @@ from collector.errors import KernelError, OutputError
 from collector.folders import bpf_folder
 from collector.inkernel import CLOCK_IN_METADATA
 from collector.loader import Compiler, compile_flags
-from collector.records import FLOW
+from collector.records import FLOW, IP_VERSIONS
 from tests.replay import changed_core
 
 pytestmark = pytest.mark.kernel
@@ -45,11 +45,13 @@ SETTINGS = compile_flags(
 )
 
 
+@pytest.mark.parametrize("ip", ["4", "6", "both"])
 @pytest.mark.parametrize("clock", [(), (CLOCK_IN_METADATA,)], ids=["kernel clock", "clock in packets"])
-def test_it_compiles_without_a_warning(clock: tuple[str, ...]) -> None:
+def test_it_compiles_without_a_warning(clock: tuple[str, ...], ip: str) -> None:
     """Warnings as errors; and the verifier takes it."""
+    flags = [*SETTINGS, f"-UFLOWML_IP -DFLOWML_IP={IP_VERSIONS[ip]}", *STRICT, *NOT_OURS, *clock]
     with Compiler() as compiler:
-        loaded = compiler.load([*SETTINGS, *STRICT, *NOT_OURS, *clock], max_connections=16)
+        loaded = compiler.load(" ".join(flags).split(), max_connections=16)
     assert isinstance(loaded.table, FlowTable)
     loaded.close_programs()
     loaded.table.close()
@@ -84,9 +86,9 @@ def test_a_layout_that_differs_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "bpf"
     shutil.copytree(bpf_folder(), source)
     header = (source / "flow.h").read_text()
-    (source / "flow.h").write_text(header.replace("__u8 reserved[19];", "__u8 more;\n\t__u8 reserved[18];"))
+    (source / "flow.h").write_text(header.replace("__u8 reserved;", "__u8 more;"))
 
-    wrong = r"struct flow: field more is at \[173, 1\] in the compiled"
+    wrong = r"struct flow: field more is at \[191, 1\] in the compiled"
     with pytest.raises(KernelError, match=wrong) as error, Compiler(source) as compiler:
         compiler.load(SETTINGS, max_connections=16)
     assert error.value.exit_code == 7

@@ -74,7 +74,7 @@ def hammer(programs: Replay, frame: bytes, runs: int = RUNS) -> Callable[[], Non
 
 
 def _repeat(programs: Replay, frame: bytes, runs: int) -> None:
-    kernel.run_program(programs.loaded.ingress_fd, frame=frame, repeat=runs)
+    kernel.run_program(programs.loaded.xdp_fd, frame=frame, repeat=runs)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_a_gso_buffer_counts_as_its_segments(replay: Replay, size: int, says_seg
         oracle.packet(1 + i, frame)
     (expected,) = oracle.finish()
 
-    egress = replay.loaded.egress_fd
+    egress = replay.loaded.tc_fd
     kernel.run_program(egress, frame=frames.tcp("S", options=bytes(12)))
     answer = kernel.run_program(egress, frame=frames.tcp("A", payload, seq=1, options=bytes(12)), skb=gso)
     replay.latest_ns = 0
@@ -50,9 +50,9 @@ def test_a_gso_buffer_counts_as_its_segments(replay: Replay, size: int, says_seg
 def test_a_buffer_too_long_for_its_header(replay: Replay) -> None:
     """BIG TCP: the total length is 0, and the buffer's own length tells; 3 segments and their headers."""
     payload = bytes(2 * MSS + 1)
-    kernel.run_program(replay.loaded.egress_fd, frame=frames.tcp("S"))
+    kernel.run_program(replay.loaded.tc_fd, frame=frames.tcp("S"))
     kernel.run_program(
-        replay.loaded.egress_fd,
+        replay.loaded.tc_fd,
         frame=frames.tcp("A", payload, seq=1, total_length=0),
         skb={"gso_segs": 3, "gso_size": MSS},
     )
@@ -64,14 +64,14 @@ def test_a_buffer_too_long_for_its_header(replay: Replay) -> None:
 
 def test_a_length_of_nothing_is_malformed_in_a_plain_frame(replay: Replay) -> None:
     """Only a GSO buffer may say 0."""
-    kernel.run_program(replay.loaded.egress_fd, frame=frames.tcp("S", total_length=0))
+    kernel.run_program(replay.loaded.tc_fd, frame=frames.tcp("S", total_length=0))
 
     assert {name for name, value in replay.counters().items() if value} == {"malformed"}
 
 
 def test_what_goes_out_and_what_comes_in_is_one_connection(replay: Replay) -> None:
     """XDP and TC count into the same flow, each into its side; the ClientHello is seen on its way out."""
-    ingress, egress = replay.loaded.ingress_fd, replay.loaded.egress_fd
+    ingress, egress = replay.loaded.xdp_fd, replay.loaded.tc_fd
 
     kernel.run_program(egress, frame=frames.tcp("S", seq=5))
     replay.send(2, frames.answer("SA"))
@@ -93,7 +93,7 @@ def test_egress_judges_frames_as_ingress_does(replay: Replay) -> None:
         frames.tcp("S", ihl=4),
         frames.tcp("A"),
     ):
-        kernel.run_program(replay.loaded.egress_fd, frame=frame)
+        kernel.run_program(replay.loaded.tc_fd, frame=frame)
 
     counters = {name: value for name, value in replay.counters().items() if value}
     assert counters == {"fragment": 1, "truncated": 1, "not_tcp": 1, "malformed": 1, "untracked": 1}

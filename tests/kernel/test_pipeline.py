@@ -49,7 +49,7 @@ def source(programs: Replay) -> Source:
 
 def send(programs: Replay, flags: str, ports: range) -> None:
     for port in ports:
-        kernel.run_program(programs.loaded.ingress_fd, frame=frames.tcp(flags, sport=port))
+        kernel.run_program(programs.loaded.xdp_fd, frame=frames.tcp(flags, sport=port))
 
 
 def break_the_sweep(programs: Replay) -> None:

@@ -25,7 +25,7 @@ from tests.replay import Replay, changed_core
 pytestmark = pytest.mark.kernel
 
 START = 10**15
-ENTRY = "int flowml_ingress(struct xdp_md *ctx)\n{\n"
+ENTRY = "int flowml_xdp(struct xdp_md *ctx)\n{\n"
 MEETING = """\
 	__u64 until = (bpf_ktime_get_ns() | 0x1fff) + (bpf_get_prandom_u32() & 0x%x);
 	for (int i = 0; i < 500 && bpf_ktime_get_ns() < until; i++)
@@ -58,7 +58,7 @@ def partner(
     """A process on another CPU that sends the frame in each trial, at START + step * trial; in the body a
     function that has it do so, and meanwhile sends a frame of its own at a time of its own."""
     cpus = sorted(os.sched_getaffinity(0))
-    program = programs.loaded.ingress_fd
+    program = programs.loaded.xdp_fd
     shared = os.memfd_create("trials")
     os.ftruncate(shared, mmap.PAGESIZE)
     words = memoryview(mmap.mmap(shared, mmap.PAGESIZE)).cast("Q")

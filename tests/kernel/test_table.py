@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 
 from collector.drain import still_held
-from collector.records import SweepMode
+from collector.records import SweepMode, joined
 from tests import frames
 from tests.compare import raw_of_rows
 from tests.replay import Replay
@@ -22,8 +25,15 @@ def syn(number: int) -> bytes:
     return frames.tcp("S", sport=1024 + number)
 
 
+BACK: dict[str, Any] = {"src": frames.SERVER[0], "dst": frames.CLIENT[0], "sport": frames.SERVER[1]}
+
+
 def rst(number: int) -> bytes:
     return frames.tcp("R", sport=1024 + number)
+
+
+def syn_ack(number: int) -> bytes:
+    return frames.tcp("SA", **BACK, dport=1024 + number)
 
 
 def test_a_full_table_refuses_and_counts_and_loses_none_that_it_holds() -> None:
@@ -31,6 +41,7 @@ def test_a_full_table_refuses_and_counts_and_loses_none_that_it_holds() -> None:
     with Replay(max_connections=7) as replay:
         for number in range(13):
             replay.send(START + number, syn(number))
+            replay.send(START + number, syn_ack(number))
         assert replay.counters()["table_full"] == 6
         assert replay.counters()["opened"] == 7
 
@@ -41,6 +52,48 @@ def test_a_full_table_refuses_and_counts_and_loses_none_that_it_holds() -> None:
         ports = sorted(raw["src"][1] - 1024 for raw in raw_of_rows(rows))
         assert ports == [0, 1, 2, 3, 4, 5, 6, 12]
         assert replay.counters()["table_full"] == 6
+
+
+@pytest.mark.parametrize("ip", ["4", "both"])
+def test_a_flood_of_syns_takes_room_from_itself(ip: str) -> None:
+    """A table with connections that were answered: 1,000 SYNs later they are all there, and go on;
+    those of the flood were evicted, or are still there, and every one of them is accounted for."""
+    answered, room, flood = 13, 107, 1009
+    with Replay(max_connections=room, ip=ip) as replay:
+        for number in range(answered):
+            replay.send(START + number, syn(number))
+            replay.send(START + number, syn_ack(number))
+        found = []
+        for number in range(answered, answered + flood):
+            replay.send(START + number, syn(number))
+            found.append(replay.read())
+        counters = replay.counters()
+        for number in range(answered):
+            replay.send(START + 2000, rst(number))
+        raws = raw_of_rows(joined([*found, replay.finish()]))
+
+    of = {raw["src"][1] - 1024: raw for raw in raws}
+    assert sorted(of) == list(range(answered + flood))
+    assert all(of[number]["reason"] == "rst" for number in range(answered))
+    assert all(of[number]["d"]["packets"] == 1 for number in range(answered))
+    reasons = Counter(of[number]["reason"] for number in range(answered, answered + flood))
+    assert reasons == {"evicted": counters["evicted"], "shutdown": flood - counters["evicted"]}
+    assert counters["evicted"] >= flood - (room - answered)
+    assert "table_full" not in {name for name, count in counters.items() if count}
+
+
+def test_room_is_made_without_hurting_what_was_answered() -> None:
+    """Where nothing can go, a newcomer is refused, and what is there stays as it is."""
+    with Replay(max_connections=3) as replay:
+        for number in range(3):
+            replay.send(START, syn(number))
+            replay.send(START, syn_ack(number))
+        for number in range(3, 20):
+            replay.send(START + number, syn(number))
+        counters = replay.counters()
+
+        assert (counters["table_full"], counters["evicted"], counters["opened"]) == (17, 0, 3)
+        assert [raw["reason"] for raw in raw_of_rows(replay.finish())] == ["shutdown"] * 3
 
 
 def test_what_finds_the_ring_full_is_delivered_later() -> None:

@@ -19,8 +19,9 @@ COUNTS = ("s_pkt_cnt", "d_pkt_cnt", "s_bytes_sum", "d_bytes_sum", "s_ttl_mean", 
 
 
 @pytest.mark.parametrize("egress", ["tcx", "clsact"])
+@pytest.mark.parametrize("ingress", ["native", "tc"])
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
-def test_what_is_counted_is_what_is_on_the_wire(tmp_path: Path, tls: bool, egress: str) -> None:
+def test_what_is_counted_is_what_is_on_the_wire(tmp_path: Path, tls: bool, ingress: str, egress: str) -> None:
     """Real sockets, small and large answers, FIN and RST: the same segments and bytes, connection by
     connection, as in a capture taken where no offload is at work."""
     profile = Profile(request_bytes=3000, answer_bytes=200_000, requests=4, pause_ms=1)
@@ -36,7 +37,7 @@ def test_what_is_counted_is_what_is_on_the_wire(tmp_path: Path, tls: bool, egres
                 pair.right,
                 "collect",
                 pair.right.iface,
-                *("--filter", "tcp", "--direction", "both", "--egress", egress),
+                *("--filter", "tcp", "--direction", "both", "--xdp", ingress, "--egress", egress),
             ) as running,
         ):
             for number, close in enumerate(("fin", "rst")):

@@ -45,11 +45,11 @@ with Compiler() as compiler:
     loaded = compiler.load(flags, max_connections=16)
 hooks = Attachment(interface)
 if at == "egress":
-    attach_ingress(hooks, loaded.ingress_fd, "auto")
+    attach_ingress(hooks, loaded, "auto", "auto")
 subprocess.run(["ip", "link", "del", name], check=True)
 try:
     if at == "egress":
-        attach_egress(hooks, loaded.egress_fd, egress)
+        attach_egress(hooks, loaded.tc_fd, egress)
     elif at == "mirror":
         attach(interface, loaded, direction="ingress", xdp="auto", egress=egress)
     else:
@@ -80,7 +80,7 @@ def test_what_a_good_port_can_do(wire: Pair) -> None:
     code, found = check(wire, str(FLOWML), "check", wire.right.iface)
 
     assert code == 0
-    assert found["XDP"] == ("ok", "native")
+    assert found["ingress"] == ("ok", "native XDP")
     assert found["egress"] == ("ok", "TCX")
     assert "xdp" not in wire.right.run(["ip", "link", "show", wire.right.iface])
 
@@ -90,7 +90,11 @@ def test_the_loopback_has_no_egress_hook_for_a_reason(wire: Pair) -> None:
     code, found = check(wire, str(FLOWML), "check", "lo")
 
     assert code == 0
-    assert found["XDP"] == ("note", "generic; lo refuses native XDP (Operation not supported)")
+    assert found["ingress"] == (
+        "note",
+        "TCX; lo refuses native XDP (Operation not supported): what comes in is counted by TC, "
+        "merged segments as on the wire",
+    )
     state, said = found["egress"]
     assert state == "note"
     assert said.startswith("none; what goes out comes in again here")
@@ -103,7 +107,7 @@ def test_an_egress_hook_that_is_refused_is_called_that(wire: Pair) -> None:
     code, found = check(wire, *command)
 
     assert code == 1
-    assert found["XDP"] == ("ok", "native")
+    assert found["ingress"] == ("ok", "native XDP")
     assert found["egress"][0] == "FAIL"
     assert "refuses TCX egress" in found["egress"][1]
 

@@ -116,14 +116,14 @@ def test_the_mode_that_is_asked_for_is_the_one_it_says(wire: Pair, mode: str, sh
         assert shown in wire.right.run(["ip", "-details", "link", "show", wire.right.iface])
 
 
-def test_auto_falls_back_to_generic_and_says_why() -> None:
+def test_auto_falls_back_to_tc_and_says_why() -> None:
     """The loopback interface knows no native XDP."""
     with veth_pair() as pair:
         pair.right.run(["ip", "link", "set", "lo", "up"])
         with flowml(pair.right, "collect", "lo", *CAPTURE) as running:
             said = running.stderr()
 
-    assert "lo: attached, generic XDP\n" in said
+    assert "lo: attached, ingress by tcx\n" in said
     assert "lo refuses native XDP" in said
 
 
