@@ -16,6 +16,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from collector import kernel
+
 PROGRAMS = ("flowml_xdp", "flowml_tc", "flowml_sweep")
 MAPS = ("flows", "slots", "finished", "counters", "sweeps")
 
@@ -48,6 +50,14 @@ def _layout(ctype: Any, prefix: str = "") -> dict[str, list[int]]:
     return found
 
 
+def _load_xdp(bcc: Any, module: Any) -> int:
+    """For packets of several buffers too, as jumbo frames are handed over; BCC cannot ask for that."""
+    try:
+        return kernel.load_xdp(PROGRAMS[0], module.dump_func(PROGRAMS[0]))
+    except OSError:  # an older kernel; or something is wrong with the program, and BCC will say what
+        return int(module.load_func(PROGRAMS[0], bcc.BPF.XDP).fd)
+
+
 def _load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     source = Path(request["source"])
     os.environ["BCC_KERNEL_SOURCE"] = str(source / "uapi")
@@ -57,8 +67,8 @@ def _load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         return {"error": "bcc", "detail": str(error)}, [], None
     flags = [*_include_flags(source), *request["flags"]]
     module = bcc.BPF(src_file=str(source / _SOURCE), cflags=flags)
-    kinds = {"flowml_tc": bcc.BPF.SCHED_CLS, "flowml_sweep": bcc.BPF.SCHED_CLS}
-    fds = [module.load_func(name, kinds.get(name, bcc.BPF.XDP)).fd for name in PROGRAMS]
+    fds = [_load_xdp(bcc, module)]
+    fds += [module.load_func(name, bcc.BPF.SCHED_CLS).fd for name in PROGRAMS[1:]]
     fds += [module[name].map_fd for name in MAPS]
     answer = {
         "layout": {

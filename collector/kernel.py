@@ -23,6 +23,7 @@ __all__ = [
     "create_link",
     "link_info",
     "links",
+    "load_xdp",
     "lookup",
     "run_program",
 ]
@@ -30,6 +31,7 @@ __all__ = [
 _SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 
 _MAP_LOOKUP_ELEM = 1
+_PROG_LOAD = 5
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _LINK_CREATE = 28
@@ -39,6 +41,10 @@ _LINK_GET_NEXT_ID = 31
 XDP_PASS = 2
 LINK_TYPE_XDP = 6
 LINK_TYPE_TCX = 11
+
+_PROG_TYPE_XDP = 6
+_XDP_HAS_FRAGS = 1 << 5  # BPF_F_XDP_HAS_FRAGS, since Linux 5.18
+_INSTRUCTION = 8
 
 _ATTR_SIZE = 128
 _ETHERNET_MIN = 64
@@ -63,8 +69,36 @@ def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
     return result
 
 
-def _attr(layout: str, *fields: int) -> ctypes.Array[ctypes.c_char]:
+def _attr(layout: str, *fields: int | bytes) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(struct.pack("=" + layout, *fields), _ATTR_SIZE)
+
+
+def load_xdp(name: str, instructions: bytes, license: str = "GPL") -> int:
+    """Loads an XDP program that takes packets of several buffers; a descriptor.
+
+    Raises
+    ------
+    OSError
+        The kernel refuses it: EINVAL before Linux 5.18, which knows no such programs.
+    """
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    terms = ctypes.create_string_buffer(license.encode())
+    return _bpf(
+        _PROG_LOAD,
+        _attr(
+            "IIQQIIQII16s",
+            _PROG_TYPE_XDP,
+            len(instructions) // _INSTRUCTION,
+            ctypes.addressof(code),
+            ctypes.addressof(terms),
+            0,  # no log: where it is refused, BCC loads it, and tells
+            0,
+            0,
+            0,
+            _XDP_HAS_FRAGS,
+            name.encode(),
+        ),
+    )
 
 
 def create_link(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:

@@ -37,6 +37,7 @@ from types import FrameType
 IFACE = "eth0"
 NETWORK_BITS = 24
 SERVER_IP, CLIENT_IP = "10.66.0.1", "10.66.0.2"
+SERVER_IP6, CLIENT_IP6 = "fd66::1", "fd66::2"
 SERVER_MAC, CLIENT_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 NAMESPACE = re.compile(r"flowml-(?P<pid>\d+)-\d+-\w+")
 OFFLOADS = {
@@ -289,7 +290,12 @@ def _switch_offloads_off(host: Host) -> None:
 
 def _connect(host: Host, neighbours: Iterable[Host]) -> None:
     """Address, interface up, and a static neighbour entry for everyone it will talk to: no ARP."""
-    host.run(["ip", "address", "add", f"{host.ip}/{NETWORK_BITS}", "dev", host.iface])
+    if ":" in host.ip:
+        settings = [f"net.ipv6.conf.{host.iface}.{name}" for name in ("disable_ipv6=0", "accept_ra=0")]
+        host.run(["sysctl", "-eqw", *settings])
+        host.run(["ip", "address", "add", f"{host.ip}/64", "dev", host.iface, "nodad"])
+    else:
+        host.run(["ip", "address", "add", f"{host.ip}/{NETWORK_BITS}", "dev", host.iface])
     host.run(["ip", "link", "set", host.iface, "up"])
     for other in neighbours:
         entry = [other.ip, "lladdr", other.mac, "dev", host.iface, "nud", "permanent"]
@@ -335,15 +341,16 @@ def two_hosts(
 
 
 @contextlib.contextmanager
-def hosts_and_a_switch() -> Iterator[Pair]:
-    """A client without offloads (left) and a server with them (right), a switch between.
+def hosts_and_a_switch(version: int = 4) -> Iterator[Pair]:
+    """A client without offloads (left) and a server with them (right), a switch between; IPv4 or IPv6.
 
     The server's large buffers are split where they leave the switch, as a network card would split them,
     so the client's end shows the wire.
     """
     with _laboratory() as lab:
-        client = Host(lab.namespace("client"), CLIENT_MAC, CLIENT_IP, lab=lab)
-        server = Host(lab.namespace("server"), SERVER_MAC, SERVER_IP, lab=lab)
+        ips = (CLIENT_IP, SERVER_IP) if version == 4 else (CLIENT_IP6, SERVER_IP6)
+        client = Host(lab.namespace("client"), CLIENT_MAC, ips[0], lab=lab)
+        server = Host(lab.namespace("server"), SERVER_MAC, ips[1], lab=lab)
         switch = lab.namespace("switch")
         ports = [Host(switch, f"02:00:00:00:01:0{i}", iface=f"port{i}", lab=lab) for i in (1, 2)]
         _wire(client, ports[0], 1500, offloads=False)

@@ -176,7 +176,8 @@ def _serve(args: argparse.Namespace) -> None:
     if args.cert:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(args.cert, args.key)
-    with socket.create_server((args.ip, args.port), backlog=512) as listener:
+    family = socket.AF_INET6 if ":" in args.ip else socket.AF_INET
+    with socket.create_server((args.ip, args.port), family=family, backlog=512) as listener:
         print("ready", flush=True)
         while True:
             client, _ = listener.accept()

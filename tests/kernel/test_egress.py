@@ -62,6 +62,25 @@ def test_a_buffer_too_long_for_its_header(replay: Replay) -> None:
     assert raw["s"]["bytes"] == 40 + 3 * 40 + len(payload)
 
 
+@pytest.mark.parametrize("jumbo", [False, True], ids=["payload length", "jumbo option"])
+def test_a_buffer_of_ipv6_counts_as_its_segments(jumbo: bool) -> None:
+    """Each with 40 bytes of IPv6 and 20 of TCP. BIG TCP's jumbo option in front is never on the wire."""
+    payload = bytes(2 * MSS + 1)
+    segment = frames.tcp_segment("A", payload, src="2001:db8::1", dst="2001:db8::2", seq=1)
+    packet = frames.ipv6(segment)
+    if jumbo:
+        option = bytes([6, 0, 0xC2, 4]) + (len(segment) + 8).to_bytes(4, "big")
+        packet = frames.ipv6(option + segment, next_header=0, payload_length=0)
+    with Replay(ip="6") as replay:
+        kernel.run_program(replay.loaded.tc_fd, frame=frames.tcp6("S"))
+        large = frames.ethernet(packet, ethertype=0x86DD)
+        kernel.run_program(replay.loaded.tc_fd, frame=large, skb={"gso_segs": 3, "gso_size": MSS})
+        (raw,) = raw_of_rows(replay.finish())
+
+    assert raw["s"]["packets"] == 4
+    assert raw["s"]["bytes"] == 60 + 3 * 60 + len(payload)
+
+
 def test_a_length_of_nothing_is_malformed_in_a_plain_frame(replay: Replay) -> None:
     """Only a GSO buffer may say 0."""
     kernel.run_program(replay.loaded.tc_fd, frame=frames.tcp("S", total_length=0))
