@@ -6,16 +6,16 @@ made strict. Undefined is NaN, never 0 and never infinity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from collector import records
-from collector.records import ORIGINATOR, RESPONDER, Rows
+from collector.records import ORIGINATOR, RESPONDER, Needs, Rows
 
-__all__ = ["FEATURES", "NAMES", "Feature", "matrix"]
+__all__ = ["FEATURES", "NAMES", "Feature", "matrix", "needs_of"]
 
 Column = npt.NDArray[np.float64]
 
@@ -71,6 +71,8 @@ class Feature:
     meaning: str
     formula: str
     compute: Callable[[_Flows], Column]
+    needs: Needs = Needs.NONE
+    """What the kernel must keep of a flow for it, beside counts, times and ends."""
 
 
 FEATURES: tuple[Feature, ...] = (
@@ -82,14 +84,29 @@ FEATURES: tuple[Feature, ...] = (
         "6",
         lambda f: np.full(len(f.dur), IP_PROTOCOL_TCP),
     ),
-    Feature("s_bytes_sum", "B", "bytes sent by the originator", "sum of IP sizes", lambda f: f.bytes[0]),
-    Feature("d_bytes_sum", "B", "bytes sent by the responder", "sum of IP sizes", lambda f: f.bytes[1]),
+    Feature(
+        "s_bytes_sum",
+        "B",
+        "bytes sent by the originator",
+        "sum of IP sizes",
+        lambda f: f.bytes[0],
+        Needs.BYTES,
+    ),
+    Feature(
+        "d_bytes_sum",
+        "B",
+        "bytes sent by the responder",
+        "sum of IP sizes",
+        lambda f: f.bytes[1],
+        Needs.BYTES,
+    ),
     Feature(
         "s_ttl_mean",
         "",
         "mean TTL of the originator",
         "sum of TTLs / s_pkt_cnt",
         lambda f: f.per_packet(f.ttls, 0),
+        Needs.TTL,
     ),
     Feature(
         "d_ttl_mean",
@@ -97,9 +114,14 @@ FEATURES: tuple[Feature, ...] = (
         "mean TTL of the responder",
         "sum of TTLs / d_pkt_cnt",
         lambda f: f.per_packet(f.ttls, 1),
+        Needs.TTL,
     ),
-    Feature("s_load", "bit/s", "rate of the originator", "8 * s_bytes_sum / dur", lambda f: f.load(0)),
-    Feature("d_load", "bit/s", "rate of the responder", "8 * d_bytes_sum / dur", lambda f: f.load(1)),
+    Feature(
+        "s_load", "bit/s", "rate of the originator", "8 * s_bytes_sum / dur", lambda f: f.load(0), Needs.BYTES
+    ),
+    Feature(
+        "d_load", "bit/s", "rate of the responder", "8 * d_bytes_sum / dur", lambda f: f.load(1), Needs.BYTES
+    ),
     Feature("s_pkt_cnt", "", "segments of the originator", "count", lambda f: f.packets[0]),
     Feature("d_pkt_cnt", "", "segments of the responder", "count", lambda f: f.packets[1]),
     Feature(
@@ -108,6 +130,7 @@ FEATURES: tuple[Feature, ...] = (
         "mean IP size of the originator",
         "s_bytes_sum / s_pkt_cnt",
         lambda f: f.per_packet(f.bytes, 0),
+        Needs.BYTES,
     ),
     Feature(
         "d_bytes_mean",
@@ -115,6 +138,7 @@ FEATURES: tuple[Feature, ...] = (
         "mean IP size of the responder",
         "d_bytes_sum / d_pkt_cnt",
         lambda f: f.per_packet(f.bytes, 1),
+        Needs.BYTES,
     ),
     Feature(
         "s_iat_mean",
@@ -129,14 +153,18 @@ FEATURES: tuple[Feature, ...] = (
         "mean inter-arrival time of the responder",
         "(last - first segment of the responder) / (d_pkt_cnt - 1)",
         lambda f: f.iat_mean(1),
+        Needs.FIRST,
     ),
-    Feature("tcp_rtt", "s", "handshake", "syn_ack + ack_dat", lambda f: f.syn_ack + f.ack_dat),
+    Feature(
+        "tcp_rtt", "s", "handshake", "syn_ack + ack_dat", lambda f: f.syn_ack + f.ack_dat, Needs.HANDSHAKE
+    ),
     Feature(
         "syn_ack",
         "s",
         "handshake, the responder's half",
         "first responder segment with SYN and ACK - first SYN",
         lambda f: f.syn_ack,
+        Needs.HANDSHAKE,
     ),
     Feature(
         "ack_dat",
@@ -144,10 +172,20 @@ FEATURES: tuple[Feature, ...] = (
         "handshake, the originator's half",
         "first originator segment with ACK after the SYN-ACK - SYN-ACK",
         lambda f: f.ack_dat,
+        Needs.HANDSHAKE,
     ),
 )
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
+
+
+def needs_of(names: Collection[str]) -> Needs:
+    """What the kernel must keep of a flow for these features."""
+    needs = Needs.NONE
+    for feature in FEATURES:
+        if feature.name in names:
+            needs |= feature.needs
+    return needs
 
 
 def matrix(rows: Rows) -> npt.NDArray[np.float64]:

@@ -21,6 +21,7 @@ from collector import compiler, records
 from collector.drain import FlowTable
 from collector.errors import KernelError, OutputError
 from collector.folders import bpf_folder
+from collector.records import Needs
 
 __all__ = ["Compiler", "Loaded", "compile_flags"]
 
@@ -47,8 +48,12 @@ def compile_flags(
     tcp_inactivity_timeout: int,
     tls_only: bool,
     ip: str = "4",
+    needs: Needs = Needs.ALL,
 ) -> list[str]:
-    """The settings as the C core takes them (flow.h). Timeouts in milliseconds."""
+    """The settings as the C core takes them (flow.h). Timeouts in milliseconds.
+
+    What is not among `needs` is not kept up, costs nothing, and is 0 in the rows.
+    """
     return [
         f"-DFLOWML_MAX_CONNECTIONS={max_connections}",
         f"-DFLOWML_RING_BYTES={ring_bytes}",
@@ -56,6 +61,7 @@ def compile_flags(
         f"-DFLOWML_INACTIVITY_TIMEOUT_NS={tcp_inactivity_timeout * 1_000_000}ULL",
         f"-DFLOWML_TLS_ONLY={int(tls_only)}",
         f"-DFLOWML_IP={records.IP_VERSIONS[ip]}",
+        f"-DFLOWML_NEEDS={int(needs)}",
     ]
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "FLOW",
     "IP_VERSIONS",
     "SWEEP",
+    "Needs",
     "Reason",
     "Rows",
     "bytes_sum",
@@ -112,6 +113,18 @@ class Reason(enum.IntEnum):
     ESTABLISH = 4
     SHUTDOWN = 5
     EVICTED = 6
+
+
+class Needs(enum.IntFlag):
+    """What of a flow is kept beside its counts, its times and its end (`NEED_...` of flow.h)."""
+
+    NONE = 0
+    BYTES = 1
+    TTL = 2
+    HANDSHAKE = 4
+    FIRST = 8
+    HELLO = 16
+    ALL = 31
 
 
 class SweepMode(enum.IntEnum):

@@ -10,7 +10,7 @@ import pytest
 from collector import records
 from collector.errors import AbiError
 from collector.folders import bpf_folder
-from collector.records import COUNTERS, FLOW, SWEEP, Reason, SweepMode, check_layout, layout
+from collector.records import COUNTERS, FLOW, SWEEP, Needs, Reason, SweepMode, check_layout, layout
 
 HEADER = (bpf_folder() / "flow.h").read_text()
 
@@ -66,6 +66,12 @@ def test_the_enums_are_those_of_the_header() -> None:
     found = re.search(r"enum sweep_mode \{(.*?)\};", HEADER, re.DOTALL)
     assert found is not None
     assert re.findall(r"SWEEP_(\w+),", found[1]) == [mode.name for mode in SweepMode]
+
+
+def test_the_needs_are_those_of_the_header() -> None:
+    """By name and number."""
+    found = {name: int(number) for name, number in re.findall(r"#define NEED_(\w+)\s+(\d+)", HEADER)}
+    assert found == {need.name: need.value for need in Needs.__members__.values() if need}
 
 
 def test_the_fates_come_first_among_the_counters() -> None:
