@@ -136,6 +136,7 @@ static __always_inline __u32 below(__u32 value, __u32 power, __u16 anything)
 	asm volatile("%0 ^= %1" : "+r"(word) : "r"(noise));
 	return word & (power - 1);
 #else
+	(void)power, (void)anything;
 	return value;
 #endif
 }
@@ -239,6 +240,7 @@ static __always_inline void set_key(struct packet *pkt, const __u8 *saddr, const
 {
 	__be32 source = load32(saddr), destination = load32(daddr);
 
+	(void)version; /* 4 */
 	pkt->sender_is_high = source > destination || (source == destination && sport > dport);
 	pkt->key.low_addr = pkt->sender_is_high ? destination : source;
 	pkt->key.high_addr = pkt->sender_is_high ? source : destination;
