@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 C_SOURCES := $(wildcard bpf/*.h bpf/*.c collector/lines.h collector/lines.c)
-C_FORMATTED := $(C_SOURCES) $(wildcard tests/fuzz/*.h tests/fuzz/*.c)
+C_FORMATTED := $(C_SOURCES) $(wildcard tests/fuzz/*.h tests/fuzz/*.c tests/bench/bpf/*)
 MINUTES := 10
 Q := $(if $(V),,@)
 
