@@ -19,11 +19,12 @@ from tests.bench.walking import Programs, Walk
 TITLE = "Per packet, in the kernel"
 HOW = """\
 `BPF_PROG_TEST_RUN`, with the kernel's own timer, of a data segment of a connection that is in the table:
-65,536 connections in a table of 131,072. Each run is of the next connection in an order that no prefetcher
-follows, over 1, 1,024 or all 65,536 of them. Every program is built on flowml's parser and carries the same
-step from packet to packet (`tests/bench/bpf/walk.h`); shown is what it takes more than the one that only
-parses, in nanoseconds. The patterns of others keep, in one map value, what the same 17 features need; of the
-ring only the kernel's side is counted, and flowml also counts the packet's fate, which the others do not."""
+65,536 connections in a table of 131,072. Each run is of the next connection in an order that no
+prefetcher follows, over 1, 1,024 or all 65,536 of them. Every program is built on flowml's parser and
+carries the same step from packet to packet (`tests/bench/bpf/walk.h`); shown is what it takes more than
+the one that only parses, in nanoseconds. The patterns of others keep, in one map value, what the same 17
+features need; of the ring only the kernel's side is counted, and flowml also counts the packet's fate,
+which the others do not."""
 
 TABLE = 131_072
 CONNECTIONS = 65_536
