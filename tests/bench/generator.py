@@ -38,14 +38,18 @@ class Generator:
         self._program = self._module.load_func("generate", self._module.XDP).fd
         self._plans = self._module["plans"]
         self._ifindex = socket.if_nametoindex(iface)
-        self._sent = 0
+
+    def open(self, connections: int) -> None:
+        """Opens so many, of a SYN and its answer, and leaves them open."""
+        self._send(2 * connections, 0, of_connection=2)
 
     def send(self, segments: int, per_second: float = 0) -> float:
         """Sends so many, evenly in time, or as fast as it goes; seconds that it took."""
-        interval = round(1e9 / per_second) if per_second else 0
-        plan = _PLAN.pack(0, interval, self._sent, self._ifindex, 0)
+        return self._send(segments, round(1e9 / per_second) if per_second else 0, PER_CONNECTION)
+
+    def _send(self, segments: int, interval_ns: int, of_connection: int) -> float:
+        plan = _PLAN.pack(0, interval_ns, 0, self._ifindex, of_connection)
         self._plans[0] = self._plans.Leaf.from_buffer_copy(plan)
-        self._sent += segments
         # The addresses of a frame that is for somebody else: the stack behind the interface throws it away.
         frame = frames.tcp("A", bytes(PAYLOAD), dst_mac="02:00:00:00:00:ff")
         data = ctypes.create_string_buffer(frame, len(frame))

@@ -2,7 +2,7 @@
 
     python -m tests.bench.latency MODEL.joblib [CONNECTIONS [PER_SECOND [OPEN]]]
 
-OPEN connections stay open meanwhile, and are swept.
+OPEN connections, whole thousands of 1024, stay open meanwhile, and are swept.
 
 Frames go into one end of a veth pair through a packet socket; `flowml attach` runs at the other. The clock
 starts before the frame is handed to the kernel, and stops when a reader that polls the file sees the line.
@@ -18,15 +18,19 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tests import frames
+from tests.bench.generator import Generator
 from tests.lab import veth_pair
 from tests.tool import flowml
 
 POLL_S = 20e-6
+ROOM = 4096
+"""Slots for what comes beside the connections that stay open."""
 PATIENCE_S = 120
 SEND = "--send"
 
@@ -36,10 +40,8 @@ def send(iface: str, count: int, per_second: float, idle: int) -> None:
     sent = []
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((iface, 0))
-        for number in range(idle):
-            host, port = divmod(number, 50_000)
-            for flags in ("S", "A"):
-                wire.send(frames.tcp(flags, src=f"10.1.0.{host}", sport=1024 + port))
+        if idle:
+            Generator(iface).open(idle)
         begin = time.monotonic()
         for number in range(count):
             port = 1024 + number
@@ -52,10 +54,13 @@ def send(iface: str, count: int, per_second: float, idle: int) -> None:
     print(json.dumps(sent))
 
 
-def measure(model: Path, count: int, per_second: float, idle: int) -> dict[str, object]:
-    """One run; latencies in milliseconds."""
+def measure(
+    model: Path, count: int, per_second: float, idle: int, options: Sequence[str] = ()
+) -> dict[str, object]:
+    """One run; latencies in milliseconds. `options` are further ones of `flowml attach`."""
     seen: list[int] = []
-    options = ("--model", model, "--direction", "ingress")
+    room = str(max(100_000, idle + ROOM))
+    options = ("--model", str(model), "--direction", "ingress", "--max-connections", room, *options)
     with (
         tempfile.TemporaryDirectory() as folder,
         veth_pair() as wire,

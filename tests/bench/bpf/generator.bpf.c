@@ -27,7 +27,7 @@ struct plan {
 	__u64 interval_ns; /* between two segments; 0: as fast as it goes */
 	__u64 sent;
 	__u32 ifindex;
-	__u32 reserved;
+	__u32 segments; /* of a connection; at least one */
 };
 BPF_ARRAY(plans, struct plan, 1);
 
@@ -54,14 +54,14 @@ int generate(struct xdp_md *ctx)
 	__u32 zero = 0, step, client, from, to;
 	__u16 sport, dport;
 	struct plan *plan = plans.lookup(&zero);
-	__u64 number;
+	__u64 number, turn;
 
-	if (!plan || frame + FRAME_LEAST > (__u8 *)(long)ctx->data_end)
+	if (!plan || !plan->segments || frame + FRAME_LEAST > (__u8 *)(long)ctx->data_end)
 		return XDP_ABORTED;
 	number = plan->sent++;
-	step = number / CONCURRENT % SEGMENTS;
-	client = CLIENTS |
-		 ((number / (CONCURRENT * SEGMENTS) * CONCURRENT + number % CONCURRENT) & CLIENTS_MASK);
+	turn = number / CONCURRENT;
+	step = turn % plan->segments;
+	client = CLIENTS | ((turn / plan->segments * CONCURRENT + number % CONCURRENT) & CLIENTS_MASK);
 	from = FROM_RESPONDER >> step & 1 ? SERVER : client;
 	to = from == SERVER ? client : SERVER;
 	sport = from == SERVER ? SERVER_PORT : CLIENT_PORT;
