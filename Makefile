@@ -11,6 +11,8 @@ PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python
 C_SOURCES := $(wildcard bpf/*.h bpf/*.c collector/lines.h collector/lines.c)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/fuzz/*.h tests/fuzz/*.c tests/bench/bpf/*)
 MINUTES := 10
+ROUNDS := 10
+ONLY :=
 Q := $(if $(V),,@)
 
 help: ## this list
@@ -37,9 +39,9 @@ demo: setup ## devices in namespaces, real TLS: collect, train, attach, predict
 test: lint types ## everything that CI runs (as root; FLOWML_TRACES=DIR adds real captures)
 	$(Q)$(BIN)/python -m pytest
 
-bench: $(VENV)/.ready-to-test ## how fast, beside others, in the same run (FLOWML_TRACES=DIR)
-	$(Q)packaging/packages.sh bench
-	$(Q)$(BIN)/python -m tests.bench
+bench: $(VENV)/.ready-to-test ## how fast, beside others, into docs/benchmarks.md (FLOWML_TRACES=DIR, ROUNDS=10, ONLY=)
+	$(Q)packaging/packages.sh test bench
+	$(Q)$(BIN)/python -m tests.bench --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
 fuzz: $(VENV)/.ready-to-test ## hostile packets and files, MINUTES=10 long; what is found stays in tests/fuzz/findings
 	$(Q)$(BIN)/python -m tests.fuzz.run $(MINUTES)

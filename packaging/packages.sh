@@ -59,6 +59,12 @@ for use in "$@"; do
 		need zstd have zstd
 		;;
 	bench)
+		need bpftool have bpftool
+		need ethtool have ethtool
+		need iperf3 have iperf3
+		need iproute2 have ip
+		need sockperf have sockperf
+		need strace have strace
 		need softflowd have softflowd
 		need argus-server have argus
 		need argus-client have ra

@@ -22,7 +22,7 @@ from pathlib import Path
 import orjson
 
 from tests.bench.generator import CONCURRENT, PER_CONNECTION
-from tests.bench.peers import CACHE, install_nfstream
+from tests.bench.peers import NF, NFSTREAM, install, python_of
 from tests.bench.rounds import Found, aim, run, spread, table
 from tests.lab import Pair, Process, end, veth_pair, wait_for
 from tests.lab import run as run_in
@@ -47,7 +47,7 @@ MOST_STEPS = 28
 KEPT_UP = 0.8
 """Of a rate, what the sender has to reach for it to count as sent."""
 
-NFSTREAM = """
+NFSTREAM_SCRIPT = """
 import sys
 from nfstream import NFStreamer
 for flow in NFStreamer(source=sys.argv[1], statistical_analysis=True, accounting_mode=1, n_meters=1,
@@ -138,7 +138,7 @@ class Nfstream(Tool):
     name = "nfstream"
 
     def command(self, iface: str, folder: Path) -> list[str]:
-        return [str(CACHE / "venv" / "bin" / "python"), "-u", "-c", NFSTREAM, iface]
+        return [str(python_of(NF)), "-u", "-c", NFSTREAM_SCRIPT, iface]
 
     def missing(self, sent: int, process: Process, wire: Pair, folder: Path) -> int:
         """By its own report; it counts what was dropped once a second, and only while more comes in."""
@@ -256,7 +256,7 @@ def climb(tool: Tool, begin: int) -> tuple[int, float, str]:
 
 def measure(rounds: int) -> Found:
     """Segments a second without loss, by tool."""
-    install_nfstream()
+    install(NF, NFSTREAM)
     found: dict[str, list[float]] = {tool.name: [] for tool in TOOLS}
     ends: dict[str, list[str]] = {tool.name: [] for tool in TOOLS}
     begin = {tool.name: tool.first_step for tool in TOOLS}

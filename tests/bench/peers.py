@@ -1,22 +1,15 @@
 """flowml extract beside other tools that make flows of a capture, in the same run.
 
-    python -m tests.bench.peers [PACKETS [ROUNDS [NFSTREAM_ROUNDS]]]
+    python -m tests.bench.peers [--rounds N] [--json FILE]
 
-First what they count is compared, over every real capture. Then PACKETS (default two million) of merged
-captures (tests/bench/merged.py) are read from the page cache, ROUNDS (default 5) times, nfstream
-NFSTREAM_ROUNDS (default 2) times: the tools take turns, all on the same core, and ratios are of the same
-round. Each does what it is for: softflowd counts packets and bytes and exports nothing, argus writes
-handshakes and intervals as CSV, nfstream has its statistics on (its flows are iterated, not written), flowml
-writes its lines. Nobody keeps them.
-
-Needs softflowd, argus-server and argus-client; nfstream gets an environment of its own in .cache.
+Needs softflowd, argus-server and argus-client; nfstream and cicflowmeter get environments of their own in
+.cache.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -24,22 +17,42 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 
-from tests.bench.merged import write_merged
+from tests import frames
+from tests.bench.merged import one_after_the_other, write_merged
+from tests.bench.rounds import Found, aim, ratios, run, spread, table
+from tests.conftest import captures
 from tests.oracle import NS_PER_S
 from tests.referees.seen import Capture, merged
 from tests.referees.test_argus import argus, records_of
 from tests.tool import FLOWML
 
+TITLE = "Captures, beside other tools"
+HOW = """\
+What each tool counts is compared first, over every real capture. Then all read the same merged captures
+(`tests/bench/merged.py`) from the page cache, in turns, each as a process of its own on the same core; a
+tenth of the packets is read in the same round, so that the cost of one more packet is known without the
+start. Each tool does what it is for: softflowd counts packets and bytes and exports nothing, argus writes
+handshakes and intervals as CSV, nfstream has its statistics on (its flows are iterated, not written),
+flowml writes its lines. Nobody keeps them. cicflowmeter, a thousand times slower, gets a capture of a few
+thousand packets, and up to three turns."""
+
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "peers"
-NFSTREAM_VERSION = "6.6.0"
+NFSTREAM = "nfstream==6.6.0"
+CICFLOWMETER = ("cicflowmeter==0.2.0", "scapy==2.5.0")  # with a later scapy it writes an empty file
 NFSTREAM_IDLE_S = 120
 ETHERNET = 14  # bytes of the header
-LONGER = 10  # times, for the peak of memory
+PACKETS = 1_300_000
+LONGER = 10
+"""Times as many packets as in the short capture."""
+CIC_PACKETS, CIC_ROUNDS = 4000, 3
 CORE = str(max(os.sched_getaffinity(0)))
+
+FLOWML_TLS, FLOWML_TCP = "flowml", "flowml --filter tcp"
+SOFTFLOWD, ARGUS_RA, NF, CIC = "softflowd", "argus, ra", "nfstream", "cicflowmeter"
 
 # From a process that is small: what a large one starts is as large for a moment, and that counts.
 MEASURE = """
@@ -63,7 +76,7 @@ ended = time.time(), time.process_time()
 print(json.dumps([(float(sys.argv[3]), 0), started, imported, ended]))
 """
 
-NFSTREAM = f"""
+NFSTREAM_SCRIPT = f"""
 import sys
 from nfstream import NFStreamer
 flows = NFStreamer(source=sys.argv[1], statistical_analysis=True, accounting_mode=1, n_meters=1,
@@ -77,19 +90,23 @@ for flow in flows:
 print(count, packets, size)
 """
 
-ARGUS = (
+ARGUS_SCRIPT = (
     'argus -X -m -J -R -S 86400 -r "$0" -w - | ra -r - -n -u -p 6 -c , -s stime saddr sport daddr dport '
     "smac dur spkts dpkts sbytes dbytes sttl dttl sload dload tcprtt synack ackdat sintpkt dintpkt - tcp "
     "> /dev/null"
 )
 
 TOOLS: dict[str, Callable[[Path], list[str]]] = {
-    "flowml": lambda path: [str(FLOWML), "extract", str(path), "--outfile", "/dev/null"],
-    "flowml --filter tcp": lambda path: [*TOOLS["flowml"](path), "--filter", "tcp"],
-    "softflowd": lambda path: ["softflowd", "-r", str(path), "-c", "none", "-d"],
-    "argus | ra": lambda path: ["sh", "-c", ARGUS, str(path)],
-    "nfstream": lambda path: [str(CACHE / "venv" / "bin" / "python"), "-c", NFSTREAM, str(path)],
+    FLOWML_TLS: lambda path: [str(FLOWML), "extract", str(path), "--outfile", "/dev/null"],
+    FLOWML_TCP: lambda path: [*TOOLS[FLOWML_TLS](path), "--filter", "tcp"],
+    SOFTFLOWD: lambda path: ["softflowd", "-r", str(path), "-c", "none", "-d"],
+    ARGUS_RA: lambda path: ["sh", "-c", ARGUS_SCRIPT, str(path)],
+    NF: lambda path: [str(python_of(NF)), "-c", NFSTREAM_SCRIPT, str(path)],
 }
+
+
+def cicflowmeter(path: Path) -> list[str]:
+    return [str(python_of(CIC).with_name("cicflowmeter")), "-f", str(path), "-c", "/dev/null"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ class Run:
     err: str
 
 
-def measure(argv: Sequence[str]) -> Run:
+def timed(argv: Sequence[str]) -> Run:
     """Runs a command on the one core."""
     done = subprocess.run(
         ["taskset", "-c", CORE, "/usr/bin/python3", "-S", "-c", MEASURE, *argv],
@@ -117,14 +134,19 @@ def measure(argv: Sequence[str]) -> Run:
     return Run(wall, cpu, peak, out, err)
 
 
-def install_nfstream() -> None:
-    """Its own environment: its dependencies are none of flowml's."""
+def python_of(name: str) -> Path:
+    """The Python of a tool's own environment: its dependencies are none of flowml's."""
+    return CACHE / name / "bin" / "python"
+
+
+def install(name: str, *wanted: str) -> None:
+    """Makes a tool's environment, with exactly these versions in it."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    python = CACHE / "venv" / "bin" / "python"
+    python = python_of(name)
     if not python.exists():
-        subprocess.run(["/usr/bin/python3", "-m", "venv", CACHE / "venv"], check=True)
-    wanted = f"nfstream=={NFSTREAM_VERSION}"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", wanted], check=True, stdout=sys.stderr)
+        subprocess.run(["/usr/bin/python3", "-m", "venv", CACHE / name], check=True)
+    quietly = ["install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([python, "-m", "pip", *quietly, *wanted], check=True, stdout=sys.stderr)
 
 
 # --- what they count ------------------------------------------------------------------------------------
@@ -144,42 +166,31 @@ class Counts:
         self.segments += segments
         self.bytes += size
 
-    def __str__(self) -> str:
-        return f"{self.flows or '-':>9} flows {self.segments:>11,} segments {self.bytes:>14,} bytes"
 
-
-def compare() -> None:
-    """Prints what each counts of every real capture; ends in an error where one is not as expected.
+def compare() -> Found:
+    """What each counts of every real capture, and whether that is what it is known to count.
 
     To flowml a connection begins with a SYN and ends with its end. To the others a tuple is one flow,
     whatever it begins with and until it is silent: their segments are flowml's and those of no connection.
     """
-    found = {name: Counts() for name in ("flowml", "softflowd", "argus", "nfstream")}
+    found = {name: Counts() for name in (FLOWML_TLS, SOFTFLOWD, "argus", NF)}
     wanted = {name: Counts() for name in found}
     for capture in merged():
         path = capture.path
         for line in capture.lines:
             sums = (int(line[f"s_{what}"] + line[f"d_{what}"]) for what in ("pkt_cnt", "bytes_sum"))
-            found["flowml"].add(1, *sums)
-        octets, segments = softflowd_tcp(measure(TOOLS["softflowd"](path)).out)
-        found["softflowd"].add(0, segments, octets)
+            found[FLOWML_TLS].add(1, *sums)
+        octets, segments = softflowd_tcp(timed(TOOLS[SOFTFLOWD](path)).out)
+        found[SOFTFLOWD].add(0, segments, octets)
         for one in (one for several in argus(path).values() for one in several):
             found["argus"].add(
                 1, *(int(one[f"s{what}"]) + int(one[f"d{what}"]) for what in ("pkts", "bytes"))
             )
-        counted = measure(TOOLS["nfstream"](path)).out.splitlines()[-1]  # after a word on having one core
-        found["nfstream"].add(*map(int, counted.split()))
+        counted = timed(TOOLS[NF](path)).out.splitlines()[-1]  # after a word on having one core
+        found[NF].add(*map(int, counted.split()))
         for name, counts in expected(capture).items():
             wanted[name].add(counts.flows, counts.segments, counts.bytes)
-    print(
-        "every real capture, TCP over IPv4 (bytes of IP packets; softflowd: and of padding; argus: of frames)"
-    )
-    for name, counts in found.items():
-        print(f"  {name:<20}{counts}  {'as expected' if counts == wanted[name] else wanted[name]}")
-    outside = found["nfstream"].segments - found["flowml"].segments
-    print(f"  of no connection of flowml's: {outside:,} segments, most of them the ACK after both FINs")
-    if found != wanted:
-        raise SystemExit("the tools do not count what they are known to count: see above")
+    return {name: {**asdict(counts), "expected": asdict(wanted[name])} for name, counts in found.items()}
 
 
 def softflowd_tcp(said: str) -> tuple[int, int]:
@@ -190,7 +201,7 @@ def softflowd_tcp(said: str) -> tuple[int, int]:
 
 def expected(capture: Capture) -> dict[str, Counts]:
     """What each tool has to count, from the packets."""
-    of = {name: Counts() for name in ("flowml", "softflowd", "argus", "nfstream")}
+    of = {name: Counts() for name in (FLOWML_TLS, SOFTFLOWD, "argus", NF)}
     for packets in capture.tuples.values():
         size = sum(packet.segment.ip_bytes for packet in packets)
         frames = sum(packet.frame_bytes for packet in packets)
@@ -208,87 +219,145 @@ def expected(capture: Capture) -> dict[str, Counts]:
 # --- how fast -------------------------------------------------------------------------------------------
 
 
-def inside(path: Path, which: str, rounds: int) -> None:
-    """Prints what of a `flowml extract` goes where."""
-    wall_and_cpu = []
+def inside(path: Path, which: str, rounds: int) -> Found:
+    """Seconds of CPU of a `flowml extract`, by part."""
+    parts = ("until Python runs", "imports", "reading, features, lines")
+    found: dict[str, list[float]] = {part: [] for part in parts}
     for _ in range(rounds):
         argv = [str(FLOWML.with_name("python")), "-c", INSIDE, str(path), which, str(time.time())]
-        moments = json.loads(measure(argv).out)
-        wall_and_cpu.append(
-            [[after[clock] - before[clock] for before, after in pairwise(moments)] for clock in (0, 1)]
+        moments = json.loads(timed(argv).out)
+        for part, (before, after) in zip(parts, pairwise(moments), strict=True):
+            found[part].append(after[1] - before[1])
+    return found
+
+
+def measure(rounds: int) -> Found:
+    """What they count, what they took, and how it compares."""
+    if not captures():
+        raise SystemExit("set FLOWML_TRACES to a folder of captures")
+    install(NF, NFSTREAM)
+    install(CIC, *CICFLOWMETER)
+    counts = compare()
+    took: dict[str, dict[str, list[Run]]] = {name: {"whole": [], "tenth": []} for name in (*TOOLS, CIC)}
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        folder = Path(name)
+        paths = {"whole": folder / "whole.pcap", "tenth": folder / "tenth.pcap"}
+        packets = {"tenth": write_merged(paths["tenth"], PACKETS // LONGER)}
+        packets["whole"] = write_merged(paths["whole"], LONGER * packets["tenth"])
+        few = folder / "few.pcap"
+        few.write_bytes(frames.pcap(islice(one_after_the_other(), CIC_PACKETS)))
+        for number in range(rounds):
+            for tool in list(TOOLS)[number % len(TOOLS) :] + list(TOOLS)[: number % len(TOOLS)]:
+                for length, path in paths.items():
+                    took[tool][length].append(timed(TOOLS[tool](path)))
+                print(f"round {number + 1}: {tool} {took[tool]['whole'][-1].wall_s:.2f} s", file=sys.stderr)
+            if number < CIC_ROUNDS:
+                took[CIC]["whole"].append(timed(cicflowmeter(few)))
+        parts = {which: inside(paths["whole"], which, rounds) for which in ("tls", "tcp")}
+    runs = {
+        tool: {
+            length: [{"wall_s": one.wall_s, "cpu_s": one.cpu_s, "peak_mb": one.peak_mb} for one in ones]
+            for length, ones in by_length.items()
+        }
+        for tool, by_length in took.items()
+    }
+    found = {"counts": counts, "packets": {**packets, "few": CIC_PACKETS}, "runs": runs, "inside": parts}
+    return {**found, "aims": aims(found)}
+
+
+def seconds(found: Found, tool: str, clock: str, length: str = "whole") -> list[float]:
+    return [float(one[clock]) for one in found["runs"][tool][length]]
+
+
+def another_packet(found: Found, tool: str) -> list[float]:
+    """Nanoseconds of CPU that one more packet takes, round by round: without the start."""
+    more = found["packets"]["whole"] - found["packets"]["tenth"]
+    pairs = zip(seconds(found, tool, "cpu_s"), seconds(found, tool, "cpu_s", "tenth"), strict=True)
+    return [1e9 * (whole - tenth) / more for whole, tenth in pairs]
+
+
+def per_packet(found: Found, tool: str) -> float:
+    """Median of the microseconds a packet, start and all."""
+    packets: int = found["packets"]["few" if tool == CIC else "whole"]
+    return 1e6 * statistics.median(seconds(found, tool, "wall_s")) / packets
+
+
+def aims(found: Found) -> list[Found]:
+    results = []
+    for other, least in ((NF, 100), (SOFTFLOWD, 2.5)):
+        times = {
+            ours: statistics.median(ratios(seconds(found, other, "cpu_s"), seconds(found, ours, "cpu_s")))
+            for ours in (FLOWML_TLS, FLOWML_TCP)
+        }
+        more = statistics.median(ratios(another_packet(found, other), another_packet(found, FLOWML_TLS)))
+        results.append(
+            aim(
+                f"flowml extract, as fast as {other}",
+                f"{least} times",
+                "; ".join(f"{ours}: {value:.1f} times" for ours, value in times.items())
+                + f"; without the start: {more:.1f} times",
+                reached=times[FLOWML_TLS] >= least,
+            )
         )
-    for clock, name in enumerate(("wall", "CPU")):
-        parts = zip(*(one[clock] for one in wall_and_cpu), strict=True)
-        names = ("until Python runs", "imports", "reading, features, lines")
-        shown = "; ".join(f"{part} {spread(took)} s" for part, took in zip(names, parts, strict=True))
-        print(f"  flowml --filter {which}, inside, {name}: {shown}")
-
-
-def in_turns(path: Path, rounds: int, nfstream_rounds: int) -> dict[str, list[Run]]:
-    """Every tool once a round; nfstream as long as it has rounds."""
-    runs: dict[str, list[Run]] = {name: [] for name in TOOLS}
-    for number in range(max(rounds, nfstream_rounds)):
-        for name, argv in TOOLS.items():
-            if number < (nfstream_rounds if name == "nfstream" else rounds):
-                runs[name].append(measure(argv(path)))
-                print(f"round {number + 1}: {name} {runs[name][-1].wall_s:.2f} s", file=sys.stderr)
-    return runs
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, and the range."""
-    middle = statistics.median(values)
-    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def cpu() -> str:
-    """Its name."""
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.machine()
-
-
-def table(packets: int, runs: dict[str, list[Run]], short: dict[str, Run]) -> None:
-    """Prints times, ratios and peaks."""
-    print(
-        f"  {'':<20}{'wall s':>24}{'CPU s':>24}{'packets/s':>12}"
-        f"{'wall, of flowml':>24}{'CPU, of flowml':>24}{'peak MB':>9}{'at 1/10':>9}"
+    agreed = all(
+        {key: value for key, value in one.items() if key != "expected"} == one["expected"]
+        for one in found["counts"].values()
     )
-    for name, ones in runs.items():
-        if not ones:
-            continue
-        both = list(zip(ones, runs["flowml"], strict=False))
-        wall = [one.wall_s for one in ones]
-        print(
-            f"  {name:<20}{spread(wall):>24}{spread([one.cpu_s for one in ones]):>24}"
-            f"{packets / statistics.median(wall):>12,.0f}"
-            f"{spread([one.wall_s / ours.wall_s for one, ours in both]):>24}"
-            f"{spread([one.cpu_s / ours.cpu_s for one, ours in both]):>24}"
-            f"{max(one.peak_mb for one in ones):>9.0f}{short[name].peak_mb:>9.0f}"
+    results.append(
+        aim(
+            "every tool counts what its rules make of the packets",
+            "equal",
+            "equal" if agreed else "not equal",
+            reached=agreed,
         )
-
-
-def main() -> None:
-    asked, rounds, nfstream_rounds = [*map(int, sys.argv[1:4]), *(2_000_000, 5, 2)[len(sys.argv) - 1 :]]
-    install_nfstream()
-    compare()
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        race(Path(folder), asked, rounds, nfstream_rounds)
-
-
-def race(folder: Path, asked: int, rounds: int, nfstream_rounds: int) -> None:
-    """Writes the captures, has all tools read them, and prints what they took."""
-    one_tenth, whole = folder / "one-tenth.pcap", folder / "whole.pcap"
-    packets = write_merged(whole, LONGER * write_merged(one_tenth, asked // LONGER))
-    short = {name: measure(argv(one_tenth)) for name, argv in TOOLS.items()}
-    runs = in_turns(whole, rounds, nfstream_rounds)
-    print(
-        f"{packets:,} packets, {whole.stat().st_size / 1e6:,.0f} MB, from the page cache; one core of "
-        f"{os.cpu_count()}, {cpu()}, Linux {platform.release()}; median and range of the rounds"
     )
-    table(packets, runs, short)
-    for which in ("tls", "tcp"):
-        inside(whole, which, rounds)
+    return results
+
+
+def markdown(found: Found) -> str:
+    packets = found["packets"]
+    rows: list[list[object]] = []
+    for tool in TOOLS:
+        wall, cpu = seconds(found, tool, "wall_s"), seconds(found, tool, "cpu_s")
+        rows.append(
+            [
+                tool,
+                spread(wall),
+                spread(cpu),
+                f"{1 / per_packet(found, tool):.2f}",
+                spread(ratios(cpu, seconds(found, FLOWML_TLS, "cpu_s"))),
+                spread(another_packet(found, tool), 0),
+                f"{max(seconds(found, tool, 'peak_mb')):.0f}",
+                f"{max(seconds(found, tool, 'peak_mb', 'tenth')):.0f}",
+            ]
+        )
+    header = ("", "wall s", "CPU s", "million packets/s", "CPU, of flowml", "ns CPU for one more packet")
+    text = f"{packets['whole']:,} packets; the short capture has {packets['tenth']:,}.\n\n"
+    text += table((*header, "peak MB", "short: peak MB"), rows)
+    slow = per_packet(found, CIC)
+    text += (
+        f"\ncicflowmeter: {1e6 / slow:,.0f} packets/s over {packets['few']:,} packets, start and all; flowml "
+        f"over the long capture {slow / per_packet(found, FLOWML_TLS):,.0f} times as many.\n\n"
+    )
+    text += table(
+        ("CPU s of flowml extract", *next(iter(found["inside"].values()))),
+        [(f"--filter {which}", *map(spread, parts.values())) for which, parts in found["inside"].items()],
+    )
+    text += "\n" + table(
+        ("of every real capture, TCP over IPv4", "flows", "segments", "bytes", "as expected"),
+        [
+            (
+                tool,
+                one["flows"] or "-",
+                f"{one['segments']:,}",
+                f"{one['bytes']:,}",
+                "yes" if all(one[key] == value for key, value in one["expected"].items()) else "no",
+            )
+            for tool, one in found["counts"].items()
+        ],
+    )
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, markdown)
