@@ -24,6 +24,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnx
 import onnxruntime
 from onnx import helper
+from onnxruntime import OrtValue
 
 __all__ = ["OnnxForest"]
 
@@ -58,6 +59,12 @@ class OnnxForest:
         model = _model(trees, n_classes).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._n_trees = len(trees)
+        self._row = np.zeros((1, trees[0].n_features), np.float32)
+        self._first_two = np.zeros((1, 2), np.int64), np.zeros((1, 2), np.float32)
+        self._bound = self._session.io_binding()
+        self._bound.bind_ortvalue_input("rows", OrtValue.ortvalue_from_numpy(self._row))
+        for name, place in zip(("classes", "highest"), self._first_two, strict=True):
+            self._bound.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(place))
         # Each fraction is rounded once, and so is each addition, to a sum of at most the number of trees.
         self.error = (len(trees) + 1) * float(np.finfo(np.float32).eps) / 2
 
@@ -70,11 +77,21 @@ class OnnxForest:
     def first_two(self, rows: Matrix) -> tuple[npt.NDArray[np.int64], Matrix]:
         """The two classes that come first, and their probabilities times the number of trees.
 
-        Both of shape (n_rows, 2), the higher first. A single row pays for every call into numpy, so that as
-        little as can be is left to do there.
+        Both of shape (n_rows, 2), the higher first.
         """
         classes, sums = self._session.run(["classes", "highest"], {"rows": rows})
         return classes, sums
+
+    def first_two_of_one(self, row: npt.NDArray[np.float64]) -> tuple[int, float, float]:
+        """The class that comes first, and the probabilities of the first two times the number of trees.
+
+        The row, shape (1, n_features), and what comes of it lie in memory that the runtime was shown once:
+        to hand it over anew at each call takes a third of the time. Not for two threads at a time.
+        """
+        self._row[...] = row
+        self._session.run_with_iobinding(self._bound)
+        classes, sums = self._first_two
+        return classes.item(0), sums.item(0), sums.item(1)
 
 
 def _model(trees: list[Any], n_classes: int) -> onnx.ModelProto:

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier
 
 from ml.classifier import most_probable
+from ml.engine import OnnxForest
 from ml.forest import ForestClassifier, hard_rows, is_forest
 from tests.ml.samples import numbers
 
@@ -74,6 +75,31 @@ def test_every_size_of_batch(size: int) -> None:
 
     assert classes.tolist() == forest.predict(rows).tolist()
     assert np.abs(probabilities - forest.predict_proba(rows).max(axis=1)).max() < 1e-6
+
+
+@pytest.mark.parametrize("forest", FORESTS, ids=["forest", "never saw NaN"])
+def test_rows_one_at_a_time(forest: Any) -> None:
+    """Single rows have a way of their own through the runtime; a row leaves nothing for the next."""
+    rows = hard_rows([tree.tree_ for tree in forest.estimators_], 500).astype(np.float64)
+    ours = ForestClassifier(forest, LABELS)
+
+    found = [ours.predict(row) for row in rows[:, None]]
+
+    assert [classes.tolist() for classes, _ in found] == [[label] for label in forest.predict(rows)]
+    probabilities = np.concatenate([given for _, given in found])
+    assert np.abs(probabilities - forest.predict_proba(rows).max(axis=1)).max() < 1e-6
+    assert found[0][0].dtype == np.dtype(np.intp)
+    assert probabilities.dtype == np.dtype(np.float64)
+
+
+def test_wrong_answers_to_single_rows_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers single rows is compared with scikit-learn too, not only what answers batches."""
+    monkeypatch.setattr(OnnxForest, "first_two_of_one", lambda engine, row: (0, 7.0, 0.0))
+
+    with pytest.warns(UserWarning, match="gets other answers from ONNX Runtime than"):
+        ours = ForestClassifier(FORESTS[0], LABELS)
+
+    assert ours.predict(X[:1])[0].tolist() == FORESTS[0].predict(X[:1]).tolist()
 
 
 def test_columns_that_are_not_contiguous() -> None:
