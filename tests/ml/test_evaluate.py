@@ -21,7 +21,8 @@ from collector.errors import DatasetError, ModelError, OutputError
 from ml.evaluate import evaluate
 from ml.model import contract_path, labels_path
 from ml.origin import origin_path
-from ml.report import NUMBERS, PAGE, page
+from ml.page import page
+from ml.report import NUMBERS, PAGE
 from ml.train import train
 from tests.ml.samples import MACS, TIMEOUTS, row, write
 
@@ -165,11 +166,13 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.text = ""
         self.loads: list[str] = []
+        self.names: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.loads += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset", "data")]
+        self.names |= {name for name, _ in attrs}
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -219,13 +222,14 @@ def test_importance_finds_what_tells(tmp_path: Path) -> None:
 
 def test_labels_cannot_be_markup(model: Path, tmp_path: Path) -> None:
     """A label is text on the page, whatever is in it."""
-    evil = "<script>alert(1)</script>"
+    evil = '<script>alert(1)</script>" onload="alert(2)'
     data = captured(write(tmp_path / "test.jsonl", [*rows(9), row(evil, 1.0), row('"\n&', 2.0)]))
 
     evaluate(model, [data], report_to=tmp_path, say=silent)
 
     shown = Page((tmp_path / PAGE).read_text())
     assert "script" not in shown.tags
+    assert "onload" not in shown.names
     assert evil in shown.text
 
 
@@ -236,7 +240,9 @@ def test_many_classes(model: Path, tmp_path: Path) -> None:
 
     found = evaluate(model, [data], report_to=tmp_path, say=silent)
 
-    assert "The 40 commonest of 101 labels" in Page(page("t", found)).text
+    text = Page(page("t", found)).text
+    assert "The 40 commonest of 101 labels" in text
+    assert " (1), and 90 more." in text
     assert len(found["confusion"]) == 102
 
 
