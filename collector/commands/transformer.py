@@ -44,7 +44,13 @@ Device = Annotated[
 ]
 
 
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The hyperparameters on the command line, by name; None for those not given."""
+    return {name: context.params[name] for name in DEFAULTS.to_json()}
+
+
 def train_transformer(
+    context: typer.Context,
     train_file: Annotated[
         list[Path],
         typer.Option(help="training data, one JSON object a line; may be repeated", metavar="FILE"),
@@ -109,24 +115,7 @@ def train_transformer(
         train_file,
         out_weights,
         labels_out=labels_out,
-        hyperparameters=chosen(
-            {
-                "num_variates": num_variates,
-                "lookback_len": lookback_len,
-                "pred_length": pred_length,
-                "depth": depth,
-                "dim": dim,
-                "heads": heads,
-                "dim_head": dim_head,
-                "num_tokens_per_variate": num_tokens_per_variate,
-                "attn_dropout": attn_dropout,
-                "ff_mult": ff_mult,
-                "ff_dropout": ff_dropout,
-                "num_mem_tokens": num_mem_tokens,
-                "use_reversible_instance_norm": use_reversible_instance_norm,
-                "flash_attn": flash_attn,
-            }
-        ),
+        hyperparameters=chosen(_given(context)),
         schedule=Schedule(epochs, batch_size, lr, seed),
         device=device,
         group_by=group_by,
@@ -138,6 +127,7 @@ def train_transformer(
 
 
 def run_transformer(
+    context: typer.Context,
     weights: Annotated[Path, typer.Option(help="the model", metavar="FILE")],
     test_file: Annotated[
         list[Path], typer.Option(help="rows, as for training; may be repeated", metavar="FILE")
@@ -192,22 +182,7 @@ def run_transformer(
         outfile,
         labels_file=labels_file,
         meta=meta,
-        flags={
-            "num_variates": num_variates,
-            "lookback_len": lookback_len,
-            "pred_length": pred_length,
-            "depth": depth,
-            "dim": dim,
-            "heads": heads,
-            "dim_head": dim_head,
-            "num_tokens_per_variate": num_tokens_per_variate,
-            "attn_dropout": attn_dropout,
-            "ff_mult": ff_mult,
-            "ff_dropout": ff_dropout,
-            "num_mem_tokens": num_mem_tokens,
-            "use_reversible_instance_norm": use_reversible_instance_norm,
-            "flash_attn": flash_attn,
-        },
+        flags=_given(context),
         format=format,
         place=device,
         force=force,
