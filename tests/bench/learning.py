@@ -1,16 +1,18 @@
 """What can be learned from real captures, by every model: the tables of docs/models.md.
 
-    python -m tests.bench.learning DIR [MODEL...]
+    python -m tests.bench.learning DIR [MODEL...] [--seeds N]
 
 DIR holds captures as `<device>/Setup-<person>-<repetition>....pcap`, with the device's own MAC in
 `<device>/device-mac.txt`. Connections are those of `flowml extract --filter tcp`. Each table is Markdown.
+With --seeds there is one table alone: how much of a score is the seed's.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -44,15 +46,16 @@ FAMILIES = {
 """Devices of one make and nearly one kind."""
 
 Ids = npt.NDArray[np.intp]
-Fit = Callable[[Dataset], Classifier]
+Fit = Callable[[Dataset, int], Classifier]
+"""Rows and a seed."""
 
 
-def _estimator(name: str, data: Dataset) -> Classifier:
+def _estimator(name: str, data: Dataset, seed: int) -> Classifier:
     # On one processor: on a busy machine the threads of boosting wait for each other.
-    return classifier_of(estimators.fit(data, name, seed=SEED, jobs=1), name, data.classes, "labels")
+    return classifier_of(estimators.fit(data, name, seed=seed, jobs=1), name, data.classes, "labels")
 
 
-def _transformer(data: Dataset) -> Classifier:
+def _transformer(data: Dataset, seed: int) -> Classifier:
     from ml.device import find
     from ml.hyperparameters import DEFAULTS
     from ml.transformer import classifier_of as transformer_of
@@ -60,7 +63,7 @@ def _transformer(data: Dataset) -> Classifier:
 
     device = find("auto")
     return transformer_of(
-        fit(data, DEFAULTS, Schedule(seed=SEED), device, lambda: None), data.classes, device
+        fit(data, DEFAULTS, Schedule(seed=seed), device, lambda: None), data.classes, device
     )
 
 
@@ -112,9 +115,9 @@ def compact(data: Dataset) -> Dataset:
     return replace(data, y=y, classes=tuple(data.classes[i] for i in there))
 
 
-def answers(fit: Fit, train: Dataset, test: Dataset) -> Ids:
+def answers(fit: Fit, train: Dataset, test: Dataset, seed: int = SEED) -> Ids:
     """A model's answers to test rows, as class ids; it knows only the classes that it was shown."""
-    classifier = fit(compact(train))
+    classifier = fit(compact(train), seed)
     ids = np.array([test.classes.index(label) for label in classifier.labels])
     return ids[classifier.predict(test.X)[0]].astype(np.intp)
 
@@ -163,6 +166,30 @@ def table_of_scores(captures: Captures, sets: dict[str, Ids], models: dict[str, 
                     f"{cell(got['macro_f1'] or 0, ends['macro_f1'])} | {dull.mean():.3f} | "
                     f"{trained}, {len(tested)} |"
                 )
+
+
+def table_of_seeds(
+    captures: Captures, sets: dict[str, Ids], models: dict[str, Fit], seeds: int
+) -> Iterator[str]:
+    """Mean and standard deviation over seeds, tested on captures of another person."""
+    yield f"| labels | split | model | accuracy, {seeds} seeds | macro F1 |"
+    yield "|---|---|---|---|---|"
+    data = captures.data
+    for which, rows in sets.items():
+        for split, pairs in splits(captures, rows):
+            if len(pairs) > 1:
+                continue
+            ((train, test),) = pairs
+            for name, fit in models.items():
+                found = [
+                    scores(data.y[test], answers(fit, data.subset(train), data.subset(test), seed))
+                    for seed in range(seeds)
+                ]
+                cells = []
+                for score in ("accuracy", "macro_f1"):
+                    values = [one[score] or 0 for one in found]
+                    cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
+                yield f"| {which} | {split} | {name} | {' | '.join(cells)} |"
 
 
 def table_of_families(captures: Captures, rows: Ids, fit: Fit) -> Iterator[str]:
@@ -223,20 +250,28 @@ def table_of_pairs(captures: Captures, fit: Fit) -> Iterator[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", nargs="*")
+    parser.add_argument("--seeds", type=int, metavar="N")
+    asked = parser.parse_args()
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    captures = extracted(Path(sys.argv[1]))
-    models = {name: fit for name, fit in MODELS.items() if name in (sys.argv[2:] or MODELS)}
+    captures = extracted(asked.folder)
+    models = {name: fit for name, fit in MODELS.items() if name in (asked.model or MODELS)}
     data = captures.data
     many = data.counts() >= LEAST
     device = np.array([mac in captures.devices for mac in data.classes])
     sets = {"all MACs": kept(data, many), "devices": kept(data, many & device)}
     default = MODELS[estimators.DEFAULT]
-    for title, lines in (
+    tables = [
         ("Scores", table_of_scores(captures, sets, models)),
         (f"Families, {estimators.DEFAULT}, devices", table_of_families(captures, sets["devices"], default)),
         (f"Wrong answers, {estimators.DEFAULT}", table_of_confusions(captures, sets["devices"], default)),
         (f"Pairs, {estimators.DEFAULT}", table_of_pairs(captures, default)),
-    ):
+    ]
+    if asked.seeds is not None:
+        tables = [("Seeds", table_of_seeds(captures, sets, models, asked.seeds))]
+    for title, lines in tables:
         print(f"\n{title}\n")
         for line in lines:
             print(line, flush=True)
