@@ -9,7 +9,24 @@ import typer
 
 from collector.commands.options import Force, SkipBad, say
 
-__all__ = ["add_to"]
+__all__ = ["GroupBy", "ReportOnHeldOut", "TestSize", "add_to"]
+
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help="how rows are held out to score on: capture, time or row (at random, which flatters); "
+        "default: by capture where rows name several, else by time, else not at all",
+        metavar="WAY",
+        show_default=False,
+    ),
+]
+TestSize = Annotated[
+    float, typer.Option(help="share of each class to hold out, at most 0.5", metavar="SHARE")
+]
+ReportOnHeldOut = Annotated[
+    Path | None,
+    typer.Option(help="folder for a report on the rows held out", metavar="DIR", show_default=False),
+]
 
 
 def train(
@@ -22,22 +39,9 @@ def train(
         str,
         typer.Option(help="what is trained: forest, extra-trees, boosted or logistic", metavar="NAME"),
     ] = "forest",
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            help="how rows are held out to score on: capture, time or row (at random, which flatters); "
-            "default: by capture where rows name several, else by time, else not at all",
-            metavar="WAY",
-            show_default=False,
-        ),
-    ] = None,
-    test_size: Annotated[
-        float, typer.Option(help="share of each class to hold out, at most 0.5", metavar="SHARE")
-    ] = 0.2,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="folder for a report on the rows held out", metavar="DIR", show_default=False),
-    ] = None,
+    group_by: GroupBy = None,
+    test_size: TestSize = 0.2,
+    report: ReportOnHeldOut = None,
     trees: Annotated[
         int | None,
         typer.Option(

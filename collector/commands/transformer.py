@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from collector.commands.models import GroupBy, ReportOnHeldOut, TestSize
 from collector.commands.options import Force, SkipBad, say
 from ml.hyperparameters import DEFAULTS, meaning
 
@@ -84,23 +85,9 @@ def train_transformer(
     flash_attn: FlashAttn = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same model, on a CPU")] = 0,
     device: Device = "auto",
-    test_size: Annotated[
-        float,
-        typer.Option(help="share of each class to hold out, at most 0.5", metavar="SHARE"),
-    ] = 0.2,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            help="how rows are held out to score on: capture, time or row (at random, which flatters); "
-            "default: by capture where rows name several, else by time, else not at all",
-            metavar="WAY",
-            show_default=False,
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="folder for a report on the rows held out", metavar="DIR", show_default=False),
-    ] = None,
+    test_size: TestSize = 0.2,
+    group_by: GroupBy = None,
+    report: ReportOnHeldOut = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Train an iTransformer on JSON lines and write it with its labels and its contract."""
