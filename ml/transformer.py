@@ -36,7 +36,8 @@ from ml.scaling import Edges
 from ml.windows import Memory
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # a package that it imports uses torch.jit
+    # A package that it imports uses it; which kind of warning that is depends on PyTorch's version.
+    warnings.filterwarnings("ignore", r".torch\.jit\.script. is deprecated")
     from iTransformer import iTransformer
 
 __all__ = ["PACKAGE_VERSION", "Network", "SequenceClassifier", "TransformerClassifier", "classifier_of"]

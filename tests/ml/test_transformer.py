@@ -234,6 +234,23 @@ def test_loads_without_reading_the_libraries(saved: Path) -> None:
     assert run("late").startswith("model needs what cannot be imported (ModuleNotFoundError: ")
 
 
+@pytest.mark.parametrize("kind", ["DeprecationWarning", "FutureWarning"])
+def test_what_the_package_uses_is_no_matter_of_the_user(kind: str) -> None:
+    """PyTorch warns of the package's use of torch.jit, from 2.14 on with another kind: nothing is printed."""
+    code = (
+        "import warnings, torch\n"
+        "def script(one, *_, **__):\n"
+        f"    warnings.warn('`torch.jit.script` is deprecated. Please switch.', {kind}, stacklevel=2)\n"
+        "    return one\n"
+        "torch.jit.script = script\n"
+        "import ml.transformer\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_loading_runs_nothing(tmp_path: Path) -> None:
     """Weights are read as weights: a pickle in their place does not run, whatever it is called."""
     trace = tmp_path / "ran"
