@@ -192,6 +192,15 @@ OPTIONS: tuple[Option, ...] = (
         choices=("label", "record"),
     ),
     Option("output", "features", False, "", "true: records hold the 17 features too"),
+    Option(
+        "output",
+        "backlog_bytes",
+        16 * 1024 * 1024,
+        "bytes",
+        "lines kept while the output takes none; beyond that, finished connections wait in their table",
+        least=4096,
+        most=1 << 34,
+    ),
     Option("model", "model", "", "", "model file that `flowml train` wrote"),
     Option("model", "labels_file", "", "", "labels to decode with; empty: MODEL.labels.json"),
 )
@@ -224,6 +233,7 @@ class Settings:
     outfile: str
     format: str
     features: bool
+    backlog_bytes: int
     model: str
     labels_file: str
 

@@ -47,10 +47,16 @@ class Ring:
         self._producer = np.frombuffer(self._producer_map, dtype="<u8", count=1)
         self._data = np.frombuffer(self._producer_map, dtype=np.uint8, offset=page)
 
-    def read(self) -> Rows:
-        """Takes what is there: shape (n_flows,), copied once, in the order of their ends."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in it, and nothing is being put into it."""
+        return bool(self._consumer[0] == self._producer[0])
+
+    def read(self, most: int | None = None) -> Rows:
+        """Takes what is there, or `most` of it: shape (n_flows,), copied once, in the order of their ends."""
         begin, end = int(self._consumer[0]), int(self._producer[0])
         at, waiting = begin & (self._size - 1), (end - begin) // _RECORD.itemsize
+        waiting = waiting if most is None else min(waiting, most)
         found = self._data[at : at + waiting * _RECORD.itemsize].view(_RECORD)
         busy = np.flatnonzero(found["header"]["length"] & _BUSY)
         if len(busy):  # reserved by a program that is still copying: it and what follows come next time

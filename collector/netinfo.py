@@ -24,6 +24,7 @@ _SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
+_IFF_RUNNING = 0x40
 _ETHERNET = (1, 772)  # ARPHRD_ETHER; ARPHRD_LOOPBACK, whose frames begin like Ethernet ones
 _GDRVINFO = 0x03
 _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_PROMISC = 263, 1, 1  # <linux/if_packet.h>
@@ -53,11 +54,7 @@ class Interface:
 
     def is_present(self) -> bool:
         """Whether the interface of this index is still here, under whatever name."""
-        try:
-            socket.if_indextoname(self.index)
-        except OSError:
-            return False
-        return True
+        return bool(self.current_name())
 
     def _flags(self) -> int:
         name = socket.if_indextoname(self.index)
@@ -69,6 +66,23 @@ class Interface:
             return bool(self._flags() & _IFF_UP)
         except OSError:
             return False
+
+    def current_name(self) -> str:
+        """Its name by now; empty if it is not here any more."""
+        try:
+            return socket.if_indextoname(self.index)
+        except OSError:
+            return ""
+
+    def impediment(self) -> str:
+        """Why no packet can come: "is down", "has no carrier", or nothing at all."""
+        try:
+            flags = self._flags()
+        except OSError:
+            return ""
+        if not flags & _IFF_UP:
+            return "is down"
+        return "" if flags & _IFF_RUNNING else "has no carrier"
 
     def is_loopback(self) -> bool:
         """Whether what goes out comes in again."""

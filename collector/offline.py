@@ -12,10 +12,11 @@ from collector.captures import STANDARD_INPUT, Outcome, several
 from collector.config import Settings
 from collector.errors import InputError, UsageError
 from collector.online import log, write_origin
-from collector.pipeline import Formatter, stop_signals
+from collector.pipeline import Formatter
 from collector.progress import progress
 from collector.records import FATES
 from collector.replay import Limits
+from collector.signals import stop_signals
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
 
 __all__ = [

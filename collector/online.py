@@ -7,11 +7,12 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from collector import config, netinfo, privileges
+from collector.backlog import Backlog
 from collector.config import Settings
 from collector.errors import (
     ConfigError,
@@ -22,8 +23,10 @@ from collector.errors import (
     UsageError,
 )
 from collector.hooks import attach as attach_hooks
+from collector.keptfolder import KeptFolders
 from collector.loader import Compiler, Loaded, compile_flags
-from collector.pipeline import Formatter, Source, run, stop_signals
+from collector.pipeline import Formatter, Source, run
+from collector.signals import stop_signals
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
 from ml.atomic import replace_all
 from ml.origin import origin_path
@@ -74,9 +77,18 @@ def attach(interfaces: Sequence[str], settings: Settings, *, force: bool = False
     settings.check_lines()
     labels = Path(settings.labels_file) if settings.labels_file else None
     require_rights()
-    files = open_model(Path(settings.model), labels, open_as_caller, force=force)
-    files.check(filter=settings.filter, timeouts=settings.timeouts)
-    _online(interfaces, settings, files)
+    with contextlib.closing(KeptFolders()) as folders:
+
+        def opener(path: Path) -> BinaryIO:
+            with privileges.as_caller():
+                return folders.open(path)
+
+        def read_model() -> ModelFiles:
+            files = open_model(Path(settings.model), labels, opener, force=force)
+            files.check(filter=settings.filter, timeouts=settings.timeouts)
+            return files
+
+        _online(interfaces, settings, read_model)
 
 
 def collect(interfaces: Sequence[str], settings: Settings) -> None:
@@ -85,7 +97,10 @@ def collect(interfaces: Sequence[str], settings: Settings) -> None:
     _online(interfaces, settings, None)
 
 
-def _online(interfaces: Sequence[str], settings: Settings, files: ModelFiles | None) -> None:
+def _online(
+    interfaces: Sequence[str], settings: Settings, read_model: Callable[[], ModelFiles] | None
+) -> None:
+    files = read_model() if read_model else None
     if len(set(interfaces)) < len(interfaces):
         raise UsageError(f"an interface is named twice: {' '.join(interfaces)}")
     found = [netinfo.find(name) for name in interfaces]
@@ -100,7 +115,7 @@ def _online(interfaces: Sequence[str], settings: Settings, files: ModelFiles | N
         for module in files.modules() if files else ():
             # What the unprivileged user may not be able to read must be in memory by then.
             importlib.import_module(module)
-        sink.stop = stop = stack.enter_context(stop_signals())
+        stop = stack.enter_context(stop_signals())
         sources = stack.enter_context(_attached(found, settings))
         if files is None:
             write_origin(settings)
@@ -119,14 +134,14 @@ def _online(interfaces: Sequence[str], settings: Settings, files: ModelFiles | N
             run(
                 sources,
                 formatter,
-                sink,
+                Backlog(sink, limit_bytes=settings.backlog_bytes, log=log),
                 stop=stop,
                 resolution_s=settings.timeout_resolution / 1000,
                 duration_s=settings.duration,
                 log=log,
             )
         except OutputError as error:
-            raise OutputError(f"{error}; {sink.rescue()}") from error
+            raise OutputError("; ".join(filter(None, [str(error), sink.rescue()]))) from error
         finally:
             _summary(sources, sink)
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from collector.drain import FlowTable, still_held
+from collector.backlog import Backlog
+from collector.drain import still_held
 from collector.errors import InterfaceError, KernelError, OutputError
 from collector.features import matrix
-from collector.hooks import Attachment
 from collector.lines import Origin, Predictions, label_lines, record_lines
+from collector.poll import Poll
 from collector.records import Rows, SweepMode
-from collector.sink import Sink
+from collector.source import Source
 from ml.classifier import Classifier, Sequential
 
-__all__ = ["Classifier", "Formatter", "Source", "ask", "run", "stop_signals"]
+__all__ = ["Classifier", "Formatter", "Source", "ask", "run"]
 
 Log = Callable[[str], None]
 
 _STALLS = 10
+_BATCH = 4096
 _SWEEP_SHARE = 0.02
 """Of a core, what sweeping may take at the most."""
 
@@ -43,11 +43,17 @@ class Formatter:
     """Rows to lines: with or without a classifier, as label or as record."""
 
     def __init__(self, classifier: Classifier | None, *, as_record: bool, with_features: bool) -> None:
-        self._classifier = classifier
-        if isinstance(classifier, Sequential):
-            classifier.forget()
+        self._classifier: Classifier | None = None
+        if classifier is not None:
+            self.use(classifier)
         self._as_record = as_record
         self._with_features = with_features
+
+    def use(self, classifier: Classifier) -> None:
+        """From now on this one is asked."""
+        if isinstance(classifier, Sequential):
+            classifier.forget()
+        self._classifier = classifier
 
     def lines(self, rows: Rows, origin: Origin) -> bytes:
         """One line a flow, in the order of the rows."""
@@ -70,78 +76,40 @@ def _senders(rows: Rows, origin: Origin) -> list[Hashable]:
     return [(where, mac.tobytes()) for mac in rows["source_mac"]]
 
 
-class Source:
-    """One interface with its flow table, from attached to drained."""
-
-    def __init__(self, hooks: Attachment, table: FlowTable) -> None:
-        self.hooks = hooks
-        self.table = table
-        self.name = hooks.interface.name
-        self.open = True
-
-    def trouble(self) -> str:
-        """Why nothing more can come from here; empty while all is well."""
-        if not self.hooks.is_alive():
-            return f"{self.name} has gone"
-        if not self.hooks.interface.is_up():
-            return f"{self.name} went down"
-        return ""
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[socket.socket]:
-    """In its body SIGINT, SIGTERM and SIGHUP end nothing; they make the socket readable.
-
-    One that is ignored, as SIGHUP is under nohup, stays so.
-    """
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.setblocking(False)
-        before = {}
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) != signal.SIG_IGN:
-                before[signum] = signal.signal(signum, lambda *_: None)
-        wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        try:
-            yield ours
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-
 def run(
     sources: Sequence[Source],
     formatter: Formatter,
-    sink: Sink,
+    backlog: Backlog,
     *,
     stop: socket.socket,
     resolution_s: float,
     duration_s: float,
     log: Log,
+    on_hangup: Callable[[], None] | None = None,
 ) -> None:
     """Runs until stopped, until `duration_s` is over (0: no end), or until no interface is left.
 
     However it ends, the hooks are off afterwards and every connection is in the sink. Of several errors
     the others are logged.
 
+    Parameters
+    ----------
+    on_hangup
+        What to do when `stop` tells of SIGHUP; None: that ends the run like any other signal.
+
     Raises
     ------
     OutputError
-        The sink refused; what it did not take it keeps.
+        The sink did not take all; what it did not take it keeps.
     KernelError
         A table could not be swept or emptied; what the others held is in the sink.
     InterfaceError
-        An interface went down or away while attached, after everything was drained and written.
+        An interface went away while attached, after everything was drained and written.
     """
-    loop = _Loop(sources, formatter, sink)
-    lost: list[str] = []
+    loop = _Loop(sources, formatter, backlog, log)
     errors: list[BaseException] = []
     try:
-        with select.epoll() as poll:
-            poll.register(stop, select.EPOLLIN)
-            for source in sources:
-                poll.register(source.table.ring.fd, select.EPOLLIN)
+        with Poll(stop, backlog, sources) as poll:
             begin = time.monotonic()
             next_sweep = begin + resolution_s
             end = begin + duration_s if duration_s else float("inf")
@@ -150,15 +118,20 @@ def run(
                 if now >= end:
                     break
                 if now >= next_sweep:
-                    loop.swept_s = 0.0
-                    for source in sources:
-                        lost += loop.look_after(source, log)
+                    loop.look_after_all()
                     # From its end on, and the later the longer it took: large tables are swept more rarely.
                     now = time.monotonic()
                     next_sweep = now + max(resolution_s, loop.swept_s / _SWEEP_SHARE)
-                events = poll.poll(max(0.0, min(next_sweep, end) - now))
-                if any(fd == stop.fileno() for fd, _ in events):
-                    break
+                if now >= backlog.retry_at:
+                    backlog.flush()
+                told, room = poll.wait(max(0.0, min(next_sweep, end, backlog.retry_at) - now))
+                if told:
+                    if on_hangup is None or any(signum != signal.SIGHUP for signum in told):
+                        break
+                    on_hangup()
+                    backlog.flush()
+                if room:
+                    backlog.flush()
                 for source in sources:
                     loop.drain(source)
     except BaseException as error:
@@ -171,56 +144,78 @@ def run(
             if str(other) != str(first):
                 log(str(other))
         raise first
-    if lost:
-        raise InterfaceError("; ".join(lost) + ": everything counted until then is written")
+    if loop.lost:
+        raise InterfaceError("; ".join(loop.lost) + ": everything counted until then is written")
 
 
 class _Loop:
     """The steps of the loop over its fixed parts."""
 
-    def __init__(self, sources: Sequence[Source], formatter: Formatter, sink: Sink) -> None:
+    def __init__(self, sources: Sequence[Source], formatter: Formatter, backlog: Backlog, log: Log) -> None:
         self._sources = sources
         self._formatter = formatter
-        self._sink = sink
+        self._backlog = backlog
+        self._log = log
         self.swept_s = 0.0
         """What the sweeps of this round took, seconds."""
+        self.lost: list[str] = []
+        """What became of interfaces that are lost."""
 
-    def drain(self, source: Source) -> None:
-        """Takes finished flows out of the ring, and their lines to the sink."""
-        rows = source.table.ring.read()
-        if len(rows):
-            # The rows' clock stands still in suspend and is not set; the offset is taken anew each time.
-            offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-            self._sink.write(self._formatter.lines(rows, Origin(offset, iface=source.name)))
+    def drain(self, source: Source) -> bool:
+        """Takes finished flows out of the ring, and their lines to the sink; whether there were any.
 
-    def look_after(self, source: Source, log: Log) -> list[str]:
-        """Sweeps for timeouts; closes a source whose interface is lost, and says so."""
-        if not source.open:
-            return []
-        trouble = source.trouble()
-        if not trouble:
+        Not all at once, so that no batch is too large to be looked at between two signals; none while the
+        sink takes nothing and enough lines wait for it.
+        """
+        rows = source.table.ring.read(_BATCH if self._backlog.has_room else 0)
+        if not len(rows):
+            return False
+        # The rows' clock stands still in suspend and is not set; the offset is taken anew each time.
+        offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        self._backlog.put(self._formatter.lines(rows, Origin(offset, iface=source.name)))
+        return True
+
+    def look_after_all(self) -> None:
+        """Sweeps every source for timeouts, or empties it where its interface is lost; says what is new."""
+        self.swept_s = 0.0
+        for source in self._sources:
+            if not source.open:
+                continue
+            if not source.leaving and (loss := source.loss()):
+                self._log(f"{loss}: detached, what was counted is being written")
+                self.lost.append(loss)
+                source.hooks.detach()
+                source.leaving = True
+            if source.leaving:
+                source.open = not self.empty(source)
+                continue
+            for line in source.news():
+                self._log(line)
             begin = time.monotonic()
             source.table.sweep(SweepMode.TIMEOUT)
             self.swept_s += time.monotonic() - begin
             self.drain(source)
-            return []
-        log(f"{trouble}: detached, what was counted is being written")
-        self.close(source)
-        return [trouble]
+
+    def empty(self, source: Source) -> bool:
+        """Ends what is still in a table, and drains as far as there is room; whether nothing is left."""
+        while self.drain(source):
+            pass
+        if still_held(source.table.counters()):
+            source.table.sweep(SweepMode.SHUTDOWN)
+            while self.drain(source):
+                pass
+        return still_held(source.table.counters()) == 0 and source.table.ring.is_empty
 
     def close(self, source: Source) -> None:
         """Detaches, ends every connection still in the table, and drains until none is left."""
-        source.open = False
         source.hooks.detach()
-        self.drain(source)
         held, stalled = still_held(source.table.counters()), 0
-        while held:
-            source.table.sweep(SweepMode.SHUTDOWN)
-            self.drain(source)
+        while not self.empty(source):
             before, held = held, still_held(source.table.counters())
             stalled = stalled + 1 if held >= before else 0  # a last packet in flight may open one
             if stalled > _STALLS:
                 raise KernelError(f"{source.name}: {held} connections cannot be taken out of the table")
+        source.open = False
 
     def finish(self) -> list[Exception]:
         """Closes every source, whatever becomes of the others; answers what went wrong.
@@ -229,14 +224,15 @@ class _Loop:
         """
         for source in self._sources:
             source.hooks.detach()
+        self._backlog.end()
         errors: list[Exception] = []
         for source in self._sources:
             try:
-                try:
-                    self.close(source)
-                except OutputError as error:  # once: from now on the sink keeps what comes
-                    errors.append(error)
-                    self.close(source)
+                self.close(source)
             except Exception as error:
                 errors.append(error)
+        try:
+            self._backlog.close()
+        except OutputError as error:
+            errors.append(error)
         return errors

@@ -21,9 +21,10 @@ from collector.features import NAMES
 from collector.lines import label_lines
 from collector.offline import check_names, finished, gather, limits_of, open_outfile, total_size
 from collector.online import log
-from collector.pipeline import Formatter, ask, stop_signals
+from collector.pipeline import Formatter, ask
 from collector.progress import Advance, progress
 from collector.replay import Limits
+from collector.signals import stop_signals
 from collector.sink import Sink
 from ml import dataset, origin
 from ml.classifier import Classifier, Sequential

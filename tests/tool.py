@@ -56,18 +56,23 @@ def flowml(
     *arguments: str | Path,
     environment: dict[str, str] | None = None,
     own_outfile: bool = False,
+    terminal: int = subprocess.DEVNULL,
+    stdout: int | None = None,
 ) -> Iterator[Running]:
     """`flowml` with these arguments in a host's namespace; attached in the body, ended after it.
 
-    An `--outfile` is added, in a temporary folder, unless the arguments have their own.
+    An `--outfile` is added, in a temporary folder, unless the arguments have their own. It has no controlling
+    terminal, as a service has none, unless one is given.
     """
     with tempfile.TemporaryDirectory(prefix="flowml-test-") as folder:
         outfile, err = Path(folder) / "out.jsonl", Path(folder) / "err"
         output = () if own_outfile else ("--outfile", str(outfile))
+        session = ("setsid",) if terminal == subprocess.DEVNULL else ("setsid", "--ctty")
         with err.open("wb") as stderr:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", host.ns, FLOWML, *map(str, arguments), *output],
-                stdin=subprocess.DEVNULL,
+                [*session, "ip", "netns", "exec", host.ns, FLOWML, *map(str, arguments), *output],
+                stdin=terminal,
+                stdout=stdout,
                 stderr=stderr,
                 env=os.environ | (environment or {}),
             )

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from collector import kernel, netinfo
+from collector.backlog import Backlog
 from collector.errors import FlowmlError, KernelError, OutputError
 from collector.hooks import Attachment
 from collector.pipeline import Formatter, Source, run
@@ -47,6 +48,10 @@ def source(programs: Replay) -> Source:
     return Source(Attachment(netinfo.find("lo")), programs.table)
 
 
+def backlog(sink: Sink) -> Backlog:
+    return Backlog(sink, limit_bytes=1 << 20, log=print)
+
+
 def send(programs: Replay, flags: str, ports: range) -> None:
     for port in ports:
         kernel.run_program(programs.loaded.xdp_fd, frame=frames.tcp(flags, sport=port))
@@ -66,7 +71,7 @@ def ports_in(path: Path) -> list[int]:
 def run_to_its_end(
     sources: list[Source], sink: Sink, stop: socket.socket, log: Callable[[str], None] = print
 ) -> None:
-    run(sources, LINES, sink, stop=stop, resolution_s=NEVER_S, duration_s=0, log=log)
+    run(sources, LINES, backlog(sink), stop=stop, resolution_s=NEVER_S, duration_s=0, log=log)
 
 
 def test_a_stop_is_seen_though_a_sweep_takes_longer_than_the_resolution(tmp_path: Path) -> None:
@@ -75,7 +80,15 @@ def test_a_stop_is_seen_though_a_sweep_takes_longer_than_the_resolution(tmp_path
 
     def body() -> None:
         try:
-            run([source(programs)], LINES, sink, stop=stop, resolution_s=0, duration_s=NEVER_S, log=print)
+            run(
+                [source(programs)],
+                LINES,
+                backlog(sink),
+                stop=stop,
+                resolution_s=0,
+                duration_s=NEVER_S,
+                log=print,
+            )
         except BaseException as error:
             errors.append(error)
 
@@ -105,7 +118,15 @@ def test_sweeps_take_a_fiftieth_of_the_time_at_the_most(
         sink = open_sink(str(tmp_path / "out.jsonl"))
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            run([source(programs)], LINES, sink, stop=ours, resolution_s=0.001, duration_s=1, log=print)
+            run(
+                [source(programs)],
+                LINES,
+                backlog(sink),
+                stop=ours,
+                resolution_s=0.001,
+                duration_s=1,
+                log=print,
+            )
         sink.close()
     assert sweeps == [SweepMode.TIMEOUT]
 
@@ -118,7 +139,15 @@ def test_a_duration_ends_it_with_everything_written(tmp_path: Path) -> None:
         sink = open_sink(str(tmp_path / "out.jsonl"))
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            run([source(programs)], LINES, sink, stop=ours, resolution_s=0.1, duration_s=0.05, log=print)
+            run(
+                [source(programs)],
+                LINES,
+                backlog(sink),
+                stop=ours,
+                resolution_s=0.1,
+                duration_s=0.05,
+                log=print,
+            )
         sink.close()
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["reason"] for line in lines] == ["rst"] * 7 + ["shutdown"] * 5

@@ -15,13 +15,11 @@ import pytest
 
 from collector import kernel
 from tests import frames
-from tests.lab import Pair, end, replay, run, veth_pair, wait_for
+from tests.lab import Pair, end, run, veth_pair, wait_for
+from tests.live.common import CAPTURE, connection, connections, is_attached, send
 from tests.tool import FLOWML, flowml, run_to_its_end
 
 pytestmark = pytest.mark.live
-
-CAPTURE = ("--direction", "both", "--filter", "tcp")
-
 
 watched: set[int] = set()
 """Programs that the test has seen on its interface; others may be in the kernel for other reasons."""
@@ -64,28 +62,12 @@ def nothing_attached(wire: Pair) -> bool:
     )
 
 
-def attached(wire: Pair) -> bool:
-    return "prog/xdp" in wire.right.run(["ip", "link", "show", wire.right.iface])
-
-
-def send(wire: Pair, packets: list[bytes], folder: Path) -> None:
-    """Frames into the left end, all at once; when it answers they have been counted at the right one."""
-    path = folder / "frames.pcap"
-    path.write_bytes(frames.pcap([(1 + i, frame) for i, frame in enumerate(packets)]))
-    replay(wire, path, len(packets))
-
-
-def connection(number: int) -> list[bytes]:
-    """A connection that ends by RST."""
-    return [frames.tcp(flags, sport=1024 + number) for flags in ("S", "A", "R")]
-
-
 @pytest.mark.parametrize("egress", ["tcx", "clsact"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_however_it_ends_nothing_stays_attached(wire: Pair, how: signal.Signals, egress: str) -> None:
     """`ip link`, `tc` and `bpftool` show it while it runs, and nothing of it afterwards."""
     with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--egress", egress) as running:
-        assert attached(wire)
+        assert is_attached(wire)
         watch(wire)
         assert programs() == watched
         assert not nothing_attached(wire)
@@ -127,11 +109,11 @@ def test_auto_falls_back_to_tc_and_says_why() -> None:
     assert "lo refuses native XDP" in said
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_open_is_written_at_the_end(wire: Pair, how: signal.Signals, tmp_path: Path) -> None:
     """Ended and open connections, all in the file; the summary adds up; exit code 0."""
     with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as running:
-        send(wire, [frame for n in range(7) for frame in connection(n)], tmp_path)
+        send(wire, connections(range(7)), tmp_path)
         send(wire, [frames.tcp("S", sport=2000 + n) for n in range(5)], tmp_path)
         wait_for(lambda: len(running.lines()) == 7, "the first seven")
 
@@ -222,32 +204,6 @@ def test_what_is_beside_training_data_holds_for_all_of_it(wire: Pair, tmp_path: 
     assert outfile.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("loss", "said"),
-    [
-        (["ip", "link", "set", "eth0", "down"], "eth0 went down"),
-        (["ip", "link", "del", "eth0"], "eth0 has gone"),
-    ],
-)
-def test_an_interface_that_is_lost_ends_it_with_everything_written(
-    wire: Pair, loss: list[str], said: str, tmp_path: Path
-) -> None:
-    """Down or deleted: what was counted is written, the exit code tells, nothing is left."""
-    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as running:
-        send(wire, [*connection(0), frames.tcp("S", sport=9)], tmp_path)
-        wait_for(lambda: len(running.lines()) == 1, "the first connection")
-
-        watch(wire)
-        wire.right.run(loss)
-        code = running.process.wait(60)
-
-        assert code == 6
-        assert [record["reason"] for record in running.lines()] == ["rst", "shutdown"]
-        assert said in running.stderr()
-        assert "Done. Processed 2 connections" in running.stderr()
-    wait_for(lambda: not programs(), "the programs to be gone")
-
-
 def test_of_two_interfaces_the_other_goes_on(wire: Pair, tmp_path: Path) -> None:
     """Each has a table of its own and its name in the record; losing one does not end the other."""
     wire.right.run(["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2"])
@@ -264,95 +220,6 @@ def test_of_two_interfaces_the_other_goes_on(wire: Pair, tmp_path: Path) -> None
         assert "eth1 has gone" in running.stderr().splitlines()[-1]
 
 
-def test_a_full_disk_loses_nothing_that_was_drained(wire: Pair, tmp_path: Path) -> None:
-    """Whole lines stay in the file, the others go where there is room; the exit code tells."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk])
-    err = tmp_path / "err"
-    try:
-        enter: tuple[str | Path, ...] = ("ip", "netns", "exec", wire.right.ns)
-        argv = [*enter, FLOWML, "collect", wire.right.iface, *CAPTURE, "--outfile", disk / "out.jsonl"]
-        with err.open("wb") as stderr:
-            process = subprocess.Popen(argv, stderr=stderr)
-        wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
-        process.send_signal(signal.SIGSTOP)  # or it might end before the last of them is counted
-        send(wire, [frame for n in range(101) for frame in connection(n)], tmp_path)
-        process.send_signal(signal.SIGCONT)
-        code = process.wait(60)
-        said = err.read_text()
-        lines = (disk / "out.jsonl").read_text().splitlines()
-    finally:
-        end(process)
-        run(["umount", disk])
-
-    (rescued,) = re.findall(r"(\d+) more lines are in (\S+):", said)
-    try:
-        others = Path(rescued[1]).read_text().splitlines()
-    finally:
-        Path(rescued[1]).unlink()
-    assert code == 4
-    assert "No space left on device" in said.splitlines()[-1]
-    assert 0 < len(lines) < 101
-    assert int(rescued[0]) == len(others)
-    ports = sorted(json.loads(line)["src_port"] for line in lines + others)
-    assert ports == [1024 + n for n in range(101)]
-    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
-
-
-def test_a_reader_that_goes_away_ends_it(wire: Pair, tmp_path: Path) -> None:
-    """Standard output into a pipe whose other end closes."""
-    enter: tuple[str | Path, ...] = ("ip", "netns", "exec", wire.right.ns)
-    argv = [*enter, FLOWML, "collect", wire.right.iface, *CAPTURE, "--outfile", "-"]
-    err = tmp_path / "err"
-    with err.open("wb") as stderr:
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)
-    try:
-        assert process.stdout is not None
-        wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
-        send(wire, connection(0), tmp_path)
-        assert json.loads(process.stdout.readline())["src_port"] == 1024
-        process.stdout.close()
-        send(wire, connection(1), tmp_path)
-        assert process.wait(60) == 4
-    finally:
-        end(process)
-    said = err.read_text()
-    for name in re.findall(r"more lines are in (\S+):", said):
-        Path(name).unlink()
-    assert "standard output: Broken pipe after 1 lines" in said
-    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
-
-
-def test_a_reader_that_does_not_read_cannot_hold_it(wire: Pair, tmp_path: Path) -> None:
-    """Ctrl+C ends it all the same; what the pipe did not take is put aside."""
-    err = tmp_path / "err"
-    argv: list[str | Path] = ["ip", "netns", "exec", wire.right.ns, FLOWML]
-    argv += ["collect", wire.right.iface, *CAPTURE, "--outfile", "-"]
-    with err.open("wb") as stderr:
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)
-    try:
-        assert process.stdout is not None
-        wait_for(lambda: "running as" in err.read_text(), "attached", timeout=60)
-        send(wire, [frame for n in range(503) for frame in connection(n)], tmp_path)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 4
-        with process.stdout as pipe:
-            taken = pipe.read().splitlines()
-    finally:
-        end(process)
-    (rescued,) = re.findall(
-        r"nobody reads it after (\d+) lines; (\d+) more lines are in (\S+):", err.read_text()
-    )
-    others = Path(rescued[2]).read_text().splitlines()
-    Path(rescued[2]).unlink()
-    assert len(others) == int(rescued[1])
-    whole = [line.decode() for line in taken[: int(rescued[0])]]
-    ports = {json.loads(line)["src_port"] for line in whole + others}
-    assert ports == {1024 + n for n in range(503)}
-    wait_for(lambda: nothing_attached(wire), "the hooks to be gone")
-
-
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "its reader has gone"])
 def test_without_a_standard_error_it_runs_and_says_nothing(wire: Pair, closed: bool, tmp_path: Path) -> None:
     """No message gets among the JSON, and none ends it."""
@@ -364,7 +231,7 @@ def test_without_a_standard_error_it_runs_and_says_nothing(wire: Pair, closed: b
     with os.fdopen(theirs, "wb") as stderr:
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr)
     try:
-        wait_for(lambda: attached(wire), "attached", timeout=60)
+        wait_for(lambda: is_attached(wire), "attached", timeout=60)
         send(wire, connection(0), tmp_path)
         assert process.stdout is not None
         with process.stdout as pipe:

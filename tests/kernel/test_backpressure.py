@@ -1,0 +1,113 @@
+"""The loop over a real table, into a pipe that nobody reads just now: what goes on, and what waits where."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from collector import kernel, netinfo
+from collector.backlog import Backlog
+from collector.drain import still_held
+from collector.hooks import Attachment
+from collector.pipeline import Formatter, run
+from collector.sink import Sink
+from collector.source import Source
+from tests import frames
+from tests.lab import wait_for
+from tests.replay import Replay
+
+pytestmark = pytest.mark.kernel
+
+LINES = Formatter(None, as_record=True, with_features=False)
+
+
+def send(programs: Replay, flags: str, ports: range) -> None:
+    for port in ports:
+        kernel.run_program(programs.loaded.ingress_fd, frame=frames.tcp(flags, sport=port))
+
+
+@contextmanager
+def running_into_a_pipe(programs: Replay, said: list[str]) -> Iterator[tuple[int, socket.socket]]:
+    """The loop in a thread of its own: the pipe's other end, and the socket that tells it to end."""
+    ours, theirs = os.pipe()
+    stop, tell = socket.socketpair()
+    sink = Sink(theirs, "the pipe")
+    source = Source(Attachment(netinfo.find("lo")), programs.table)
+
+    def body() -> None:
+        backlog = Backlog(sink, limit_bytes=4096, log=said.append)
+        run([source], LINES, backlog, stop=stop, resolution_s=0.01, duration_s=0, log=said.append)
+        sink.close()
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        yield ours, tell
+    finally:
+        tell.send(b"\0")
+        while os.read(ours, 1 << 16):  # a reader at last: it can end
+            pass
+        thread.join(60)
+        os.close(ours)
+        stop.close()
+        tell.close()
+
+
+def test_while_nobody_reads_silent_connections_go_on_timing_out() -> None:
+    """Of a table with 7 slots, 21 unanswered connections have one in turn, as each group times out."""
+    said: list[str] = []
+    with (
+        Replay(flags=(), max_connections=7, tcp_establish_timeout=100) as programs,
+        running_into_a_pipe(programs, said) as (pipe, _),
+    ):
+        port = 1
+        while not any("stay in the kernel" in line for line in said):
+            send(programs, "S", range(port, port + 1))
+            send(programs, "R", range(port, port + 1))
+            port += 1
+        for group in range(3):
+            first = 20_000 + 7 * group
+            send(programs, "S", range(first, first + 7))
+            wait_for(lambda: not still_held(programs.counters()), "the sweep to end them")
+
+        assert programs.counters()["table_full"] == 0
+        assert programs.counters()["opened"] == port - 1 + 21
+        found = b""
+        while found.count(b"\n") < port - 1 + 21:
+            found += os.read(pipe, 1 << 16)
+        lines = [json.loads(line) for line in found.splitlines()]
+        assert [line["reason"] for line in lines] == ["rst"] * (port - 1) + ["establish"] * 21
+
+
+def test_what_has_no_room_is_refused_and_counted_and_all_else_comes() -> None:
+    """Backlog, ring and table full: offered = refused + written, exactly, once somebody reads."""
+    said: list[str] = []
+    with (
+        Replay(flags=(), max_connections=64, ring_bytes=4096) as programs,
+        running_into_a_pipe(programs, said) as (pipe, _),
+    ):
+        offered = 0
+        refused = None  # before nothing more was taken
+        while refused is None or programs.counters()["table_full"] < refused + 17:
+            offered += 1
+            send(programs, "S", range(offered, offered + 1))
+            send(programs, "R", range(offered, offered + 1))
+            if refused is None and any("stay in the kernel" in line for line in said):
+                refused = programs.counters()["table_full"]
+        counters = programs.counters()
+        assert offered == counters["opened"] + counters["table_full"]
+        assert still_held(counters) == 64
+
+        found = b""
+        while found.count(b"\n") < counters["opened"]:
+            found += os.read(pipe, 1 << 16)
+        ports = [json.loads(line)["src_port"] for line in found.splitlines()]
+        assert len(set(ports)) == len(ports) == offered - counters["table_full"]
+        wait_for(lambda: any("come out of the kernel again" in line for line in said), "that to be said")
+        assert still_held(programs.counters()) == 0
