@@ -26,7 +26,8 @@ from collector.hooks import attach as attach_hooks
 from collector.keptfolder import KeptFolders
 from collector.loader import Compiler, Loaded, compile_flags
 from collector.pipeline import Formatter, Source, run
-from collector.signals import stop_signals
+from collector.reload import Reload
+from collector.signals import has_terminal, stop_signals
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
 from ml.atomic import replace_all
 from ml.origin import origin_path
@@ -139,6 +140,7 @@ def _online(
                 resolution_s=settings.timeout_resolution / 1000,
                 duration_s=settings.duration,
                 log=log,
+                on_hangup=None if has_terminal() else Reload(sink, formatter, read_model, log),
             )
         except OutputError as error:
             raise OutputError("; ".join(filter(None, [str(error), sink.rescue()]))) from error
