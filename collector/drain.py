@@ -52,6 +52,11 @@ class Ring:
         """Whether nothing is in it, and nothing is being put into it."""
         return bool(self._consumer[0] == self._producer[0])
 
+    @property
+    def is_full(self) -> bool:
+        """Whether another record would find no room."""
+        return int(self._producer[0] - self._consumer[0]) > self._size - _RECORD.itemsize
+
     def read(self, most: int | None = None) -> Rows:
         """Takes what is there, or `most` of it: shape (n_flows,), copied once, in the order of their ends."""
         begin, end = int(self._consumer[0]), int(self._producer[0])

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.backlog import Backlog
+from collector.clock import WallClock
 from collector.drain import still_held
 from collector.errors import InterfaceError, KernelError, OutputError
 from collector.features import matrix
@@ -117,14 +118,15 @@ def run(
                 now = time.monotonic()
                 if now >= end:
                     break
-                if now >= next_sweep:
+                if now >= next_sweep or loop.is_behind:
                     loop.look_after_all()
                     # From its end on, and the later the longer it took: large tables are swept more rarely.
                     now = time.monotonic()
                     next_sweep = now + max(resolution_s, loop.swept_s / _SWEEP_SHARE)
                 if now >= backlog.retry_at:
                     backlog.flush()
-                told, room = poll.wait(max(0.0, min(next_sweep, end, backlog.retry_at) - now))
+                wake = 0.0 if loop.is_behind else min(next_sweep, end, backlog.retry_at)
+                told, room = poll.wait(max(0.0, wake - now))
                 if told:
                     if on_hangup is None or any(signum != signal.SIGHUP for signum in told):
                         break
@@ -156,10 +158,16 @@ class _Loop:
         self._formatter = formatter
         self._backlog = backlog
         self._log = log
+        self._clock = WallClock()
         self.swept_s = 0.0
         """What the sweeps of this round took, seconds."""
         self.lost: list[str] = []
         """What became of interfaces that are lost."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether another sweep would bring more at once: the last one filled a ring that is empty by now."""
+        return any(source.is_behind and source.table.ring.is_empty for source in self._sources)
 
     def drain(self, source: Source) -> bool:
         """Takes finished flows out of the ring, and their lines to the sink; whether there were any.
@@ -170,13 +178,13 @@ class _Loop:
         rows = source.table.ring.read(_BATCH if self._backlog.has_room else 0)
         if not len(rows):
             return False
-        # The rows' clock stands still in suspend and is not set; the offset is taken anew each time.
-        offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        self._backlog.put(self._formatter.lines(rows, Origin(offset, iface=source.name)))
+        for offset, part in self._clock.parts(rows):
+            self._backlog.put(self._formatter.lines(part, Origin(offset, iface=source.name)))
         return True
 
     def look_after_all(self) -> None:
         """Sweeps every source for timeouts, or empties it where its interface is lost; says what is new."""
+        self._clock.look()
         self.swept_s = 0.0
         for source in self._sources:
             if not source.open:
@@ -185,7 +193,7 @@ class _Loop:
                 self._log(f"{loss}: detached, what was counted is being written")
                 self.lost.append(loss)
                 source.hooks.detach()
-                source.leaving = True
+                source.leaving, source.is_behind = True, False
             if source.leaving:
                 source.open = not self.empty(source)
                 continue
@@ -194,6 +202,7 @@ class _Loop:
             begin = time.monotonic()
             source.table.sweep(SweepMode.TIMEOUT)
             self.swept_s += time.monotonic() - begin
+            source.is_behind = source.table.ring.is_full
             self.drain(source)
 
     def empty(self, source: Source) -> bool:

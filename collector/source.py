@@ -22,6 +22,8 @@ class Source:
         """False once nothing is left in the table."""
         self.leaving = False
         """Whether it is detached, and being emptied."""
+        self.is_behind = False
+        """Whether the last sweep filled the ring: more may wait in the table, for the next."""
         self._said = self._state()
 
     def loss(self) -> str:

@@ -6,8 +6,10 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,8 @@ from collector.backlog import Backlog
 from collector.drain import still_held
 from collector.hooks import Attachment
 from collector.pipeline import Formatter, run
-from collector.sink import Sink
+from collector.records import SweepMode
+from collector.sink import Sink, open_sink
 from collector.source import Source
 from tests import frames
 from tests.lab import wait_for
@@ -32,31 +35,55 @@ def send(programs: Replay, flags: str, ports: range) -> None:
         kernel.run_program(programs.loaded.ingress_fd, frame=frames.tcp(flags, sport=port))
 
 
+def test_what_waits_in_the_table_is_fetched_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 connections ended, and the ring holds 20. A sweep that takes 0.1 s comes every 5 s, but not while
+    each brings a full ring: then it would take two minutes."""
+    sink = open_sink(str(tmp_path / "out.jsonl"))
+    with Replay(flags=(), ring_bytes=4096) as programs:
+        fast = programs.table.sweep
+
+        def slow(mode: SweepMode) -> None:
+            time.sleep(0.1)
+            fast(mode)
+
+        monkeypatch.setattr(programs.table, "sweep", slow)
+        send(programs, "S", range(1, 504))
+        send(programs, "R", range(1, 504))
+        with running(programs, sink, []):
+            wait_for(lambda: sink.written == 503, "all of them", timeout=40)
+
+
 @contextmanager
-def running_into_a_pipe(programs: Replay, said: list[str]) -> Iterator[tuple[int, socket.socket]]:
-    """The loop in a thread of its own: the pipe's other end, and the socket that tells it to end."""
-    ours, theirs = os.pipe()
-    stop, tell = socket.socketpair()
-    sink = Sink(theirs, "the pipe")
+def running(programs: Replay, sink: Sink, said: list[str]) -> Iterator[None]:
+    """The loop in a thread of its own."""
     source = Source(Attachment(netinfo.find("lo")), programs.table)
+    backlog = Backlog(sink, limit_bytes=4096, log=said.append)
+    stop, tell = socket.socketpair()
 
     def body() -> None:
-        backlog = Backlog(sink, limit_bytes=4096, log=said.append)
         run([source], LINES, backlog, stop=stop, resolution_s=0.01, duration_s=0, log=said.append)
         sink.close()
 
-    thread = threading.Thread(target=body)
-    thread.start()
-    try:
-        yield ours, tell
-    finally:
-        tell.send(b"\0")
-        while os.read(ours, 1 << 16):  # a reader at last: it can end
-            pass
-        thread.join(60)
-        os.close(ours)
-        stop.close()
-        tell.close()
+    with stop, tell:
+        thread = threading.Thread(target=body)
+        thread.start()
+        try:
+            yield
+        finally:
+            tell.send(b"\0")
+            thread.join(60)
+
+
+@contextmanager
+def running_into_a_pipe(programs: Replay, said: list[str]) -> Iterator[int]:
+    """The same, and the pipe's other end, which is read to its end afterwards."""
+    ours, theirs = os.pipe()
+    with os.fdopen(ours, "rb", buffering=0) as pipe:
+        reader = threading.Thread(target=pipe.readall)
+        with running(programs, Sink(theirs, "the pipe"), said):
+            yield ours
+            reader.start()
+        reader.join(60)
 
 
 def test_while_nobody_reads_silent_connections_go_on_timing_out() -> None:
@@ -64,7 +91,7 @@ def test_while_nobody_reads_silent_connections_go_on_timing_out() -> None:
     said: list[str] = []
     with (
         Replay(flags=(), max_connections=7, tcp_establish_timeout=100) as programs,
-        running_into_a_pipe(programs, said) as (pipe, _),
+        running_into_a_pipe(programs, said) as pipe,
     ):
         port = 1
         while not any("stay in the kernel" in line for line in said):
@@ -90,7 +117,7 @@ def test_what_has_no_room_is_refused_and_counted_and_all_else_comes() -> None:
     said: list[str] = []
     with (
         Replay(flags=(), max_connections=64, ring_bytes=4096) as programs,
-        running_into_a_pipe(programs, said) as (pipe, _),
+        running_into_a_pipe(programs, said) as pipe,
     ):
         offered = 0
         refused = None  # before nothing more was taken
