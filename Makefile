@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their set-up by themselves, as root, on Debian 12 and Ubuntu 22.04
 # or later. V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench fuzz fuzz-merge lint format types clean
+.PHONY: help setup demo test bench soak fuzz fuzz-merge lint format types clean
 .SUFFIXES:
 
 PYTHON ?= /usr/bin/python3
@@ -42,6 +42,9 @@ test: lint types ## everything that CI runs (as root; FLOWML_TRACES=DIR adds rea
 bench: $(VENV)/.ready-to-test ## how fast, beside others, into docs/benchmarks.md (FLOWML_TRACES=DIR, ROUNDS=10, ONLY=)
 	$(Q)packaging/packages.sh test bench
 	$(Q)$(BIN)/python -m tests.bench --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
+soak: $(VENV)/.ready-to-test ## MINUTES=10 of connections as fast as they go: flat memory, nothing unaccounted for
+	$(Q)$(BIN)/python -m tests.soak $(MINUTES)
 
 fuzz: $(VENV)/.ready-to-test ## hostile packets and files, MINUTES=10 long; what is found stays in tests/fuzz/findings
 	$(Q)$(BIN)/python -m tests.fuzz.run $(MINUTES)

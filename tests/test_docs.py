@@ -42,7 +42,7 @@ def test_files_and_modules_that_are_named_exist() -> None:
 
 
 def test_every_option_with_a_flag_is_in_the_help() -> None:
-    """Each option but the ring's size and the sweep's pace, which are for the file."""
+    """Each option but the sizes of buffers and the sweep's pace, which are for the file."""
     shown = subprocess.run(
         [Path(sys.executable).with_name("flowml"), "attach", "--help"],
         capture_output=True,
@@ -52,5 +52,5 @@ def test_every_option_with_a_flag_is_in_the_help() -> None:
     for option in OPTIONS:
         if option.section == "conntrack" and option.name != "max_connections":
             continue
-        if option.name != "ring_bytes":
+        if option.name not in ("ring_bytes", "backlog_bytes"):
             assert f"--{option.name.replace('_', '-')}" in shown
