@@ -34,6 +34,7 @@ class Backlog:
         self._given_up = False
         self._ending = False
         self._is_full = False
+        self._cannot_be_made = False
         self.retry_at = _NEVER
         """When to call `flush` again, on the clock of `time.monotonic`."""
 
@@ -51,6 +52,25 @@ class Backlog:
     def wants_room(self) -> bool:
         """Whether there are lines for a pipe that had no room for them."""
         return bool(self._sink.waiting) and not self._refusal
+
+    def look_after(self) -> None:
+        """To be called often: a file that was deleted is made anew."""
+        if not self._sink.is_deleted:
+            self._cannot_be_made = False
+            return
+        if self._cannot_be_made:
+            return
+        why = "it is standard output"
+        try:
+            made = self._sink.reopen()
+        except OSError as error:
+            made, why = False, error.strerror or ""
+        self._cannot_be_made = not made
+        self._log(
+            f"{self._sink.name} was deleted: it is made anew"
+            if made
+            else f"{self._sink.name} was deleted, and is not made anew ({why}): what is written is lost"
+        )
 
     def put(self, lines: bytes) -> None:
         """Takes lines, and writes as much as goes out at once.

@@ -185,6 +185,7 @@ class _Loop:
     def look_after_all(self) -> None:
         """Sweeps every source for timeouts, or empties it where its interface is lost; says what is new."""
         self._clock.look()
+        self._backlog.look_after()
         self.swept_s = 0.0
         for source in self._sources:
             if not source.open:

@@ -51,6 +51,11 @@ class Sink:
         return None if self._regular else self._fd
 
     @property
+    def is_deleted(self) -> bool:
+        """Whether the file has no name any more: nobody will ever read what is written to it."""
+        return self._regular and os.fstat(self._fd).st_nlink == 0
+
+    @property
     def waiting(self) -> int:
         """Bytes of lines that are kept and not yet written."""
         return len(self._waiting)

@@ -42,6 +42,6 @@ class Source:
         before, (impediment, name) = self._said, self._state()
         self._said = impediment, name
         if impediment != before[0]:
-            yield f"{self.name} {impediment or 'is up again'}"
+            yield f"{self.name} {impediment or 'is up'}"
         if name != before[1]:
             yield f"{self.name} is called {name} by now: in lines it stays {self.name}"

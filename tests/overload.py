@@ -100,7 +100,7 @@ def _flood(wire: Pair, flags: str, first: int, count: int) -> float:
 
 
 def main() -> None:
-    runs, table, rounds = (int(word) for word in [*sys.argv[1:], *["10", "100000", "3"][len(sys.argv) - 1 :]])
+    runs, table, rounds = (int(word) for word in [*sys.argv[1:], *["10", "100000", "8"][len(sys.argv) - 1 :]])
     exact = 0
     for number in range(runs):
         begin = time.monotonic()

@@ -61,8 +61,14 @@ def written(running: Running, count: int) -> None:
     wait_for(lambda: len(running.lines()) == count, f"{count} lines")
 
 
-def test_down_and_up_again_is_no_end(wire: Pair, running: Running, tmp_path: Path) -> None:
+@pytest.mark.parametrize("egress", ["tcx", "clsact"])
+def test_down_and_up_again_is_no_end(wire: Pair, egress: str, tmp_path: Path) -> None:
     """What was open before the interface went down goes on when it is up again; both are said."""
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--egress", egress) as running:
+        goes_on_after_down_and_up(wire, running, tmp_path)
+
+
+def goes_on_after_down_and_up(wire: Pair, running: Running, tmp_path: Path) -> None:
     send(wire, frames_of(0, "SA"), tmp_path)
 
     link(wire, "down")
@@ -71,7 +77,7 @@ def test_down_and_up_again_is_no_end(wire: Pair, running: Running, tmp_path: Pat
     wait_for(lambda: has_carrier(wire), "the link")
     send(wire, frames_of(0, "R") + connection(1), tmp_path)
     written(running, 2)
-    said(running, "eth0 is down", "eth0 is up again")
+    said(running, "eth0 is down", "eth0 is up")
 
     assert running.stop() == 0
     first, second = running.lines()
@@ -119,7 +125,7 @@ def test_without_carrier_it_waits(wire: Pair, running: Running, tmp_path: Path) 
     said(running, "eth0 has no carrier")
     wire.left.run(["ip", "link", "set", wire.left.iface, "up"])
     wait_for(lambda: has_carrier(wire), "the link")
-    said(running, "eth0 has no carrier", "eth0 is up again")
+    said(running, "eth0 has no carrier", "eth0 is up")
     send(wire, connection(0), tmp_path)
     written(running, 1)
 
@@ -162,6 +168,18 @@ LOSSES: list[tuple[str, Callable[[Pair, str], None], str]] = [
         "eth0 was moved to another network namespace",
     ),
 ]
+
+
+def test_an_interface_that_is_moved_takes_no_filter_along(wire: Pair, elsewhere: str) -> None:
+    """Where egress goes by clsact, and a process in the old namespace would take it away."""
+    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, "--egress", "clsact") as running:
+        link(wire, "netns", elsewhere)
+        assert running.process.wait(60) == 6
+
+    filters = run(
+        ["ip", "netns", "exec", elsewhere, "tc", "filter", "show", "dev", "eth0", "egress"], check=False
+    )
+    assert "flowml" not in filters
 
 
 def link_deleted(wire: Pair) -> None:

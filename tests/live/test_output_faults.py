@@ -130,6 +130,33 @@ def test_on_a_full_disk_memory_is_bounded_and_the_rest_waits_in_the_kernel(
         assert "connections come out of the kernel again" in running.stderr()
 
 
+@pytest.mark.parametrize(
+    ("mode", "answer"),
+    [
+        (0o777, "was deleted: it is made anew"),
+        (0o755, "was deleted, and is not made anew (Permission denied): what is written is lost"),
+    ],
+    ids=["its own folder", "root's folder"],
+)
+def test_a_file_that_is_deleted_is_made_anew(wire: Pair, mode: int, answer: str, tmp_path: Path) -> None:
+    """Where the process may: lines go to a file of that name again. Either is said, once."""
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        path.chmod(0o755)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+    outfile = folder / "out.jsonl"
+    arguments = ("collect", wire.right.iface, *CAPTURE, "--outfile", outfile)
+    with flowml(wire.right, *arguments, own_outfile=True) as running:
+        outfile.unlink()
+        wait_for(lambda: answer in running.stderr(), answer)
+        send(wire, connection(0), tmp_path)
+        assert running.stop() == 0
+        assert running.stderr().count("was deleted") == 1
+    assert outfile.exists() == (mode == 0o777)
+    assert not outfile.exists() or ports(in_file(outfile)) == [1024]
+
+
 def test_stopped_on_a_full_disk_it_puts_aside_what_is_left(wire: Pair, disk: Path, tmp_path: Path) -> None:
     """Whole lines stay in the file, the others go where there is room; the exit code tells."""
     outfile = disk / "out.jsonl"
