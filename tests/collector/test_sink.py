@@ -74,6 +74,54 @@ def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
     assert sink.written == 4
 
 
+def test_half_a_line_is_taken_back_from_a_redirected_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`> FILE` appends to nothing: the next line comes where the half one was, and not behind a hole."""
+    path = tmp_path / "out.jsonl"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    sink = Sink(fd, "standard output")
+    real_write = os.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            os,
+            "write",
+            lambda target, data: real_write(target, data[:3]) if path.stat().st_size < 3 else full(),
+        )
+        with pytest.raises(OutputError):
+            sink.write(b'"1234"\n')
+    assert path.read_bytes() == b""
+    assert sink.rescue() == "all lines are in it by now"
+    sink.close()
+    assert path.read_bytes() == b'"1234"\n'
+
+
+def full() -> int:
+    raise OSError(28, os.strerror(28))
+
+
+def test_what_others_wrote_is_not_taken_back(tmp_path: Path) -> None:
+    """Half a line, and somebody else's behind it: the other's stays."""
+    path = tmp_path / "out.jsonl"
+    sink = open_sink(str(path))
+    real_write = os.write
+
+    def write(target: int, data: memoryview) -> int:
+        if path.stat().st_size:
+            full()
+        sent = real_write(target, data[:3])
+        with path.open("ab") as other:
+            other.write(b'\n"other"\n')
+        return sent
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(OutputError):
+            sink.write(b'"1234"\n')
+    sink.close()
+    assert path.read_bytes() == b'"12\n"other"\n'
+
+
 def test_a_file_is_begun_anew(tmp_path: Path) -> None:
     """For what is made from a file, and is made again."""
     path = tmp_path / "out.jsonl"
