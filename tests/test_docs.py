@@ -13,6 +13,7 @@ from collector.config import OPTIONS
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 
 
 def test_the_feature_table_is_the_catalogue() -> None:
@@ -32,13 +33,22 @@ def test_every_fate_of_a_packet_is_explained() -> None:
 
 def test_files_and_modules_that_are_named_exist() -> None:
     """Every path in backquotes or behind a link."""
-    for text in (README, DESIGN, (ROOT / "CONTRIBUTING.md").read_text()):
+    for text in (README, DESIGN, RELIABILITY, (ROOT / "CONTRIBUTING.md").read_text()):
         for path in re.findall(r"`((?:bpf|collector|ml|configs|tests|docs)/[\w./]*)`", text):
             assert (ROOT / path).exists(), path
         for path in re.findall(r"\]\(([\w./]+)\)", text):
             assert (ROOT / path).exists(), path
         for module in re.findall(r"python -m ([\w.]+)", text):
             assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module == "pytest", module
+
+
+def test_every_fault_is_shown_by_a_test_that_exists() -> None:
+    """Each row of the tables in docs/reliability.md names one or more; and each that it names is there."""
+    rows = [line for line in RELIABILITY.splitlines() if line.startswith("|") and not line.startswith("|---")]
+    for row in rows:
+        assert "`tests/" in row or row == "| fault | what happens | shown by |", row
+    for path, name in re.findall(r"`(tests/[\w/.]+\.py)::(\w+)`", RELIABILITY):
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), name
 
 
 def test_every_option_with_a_flag_is_in_the_help() -> None:
