@@ -7,9 +7,9 @@ wire: count what arrives.
 
     python -m tests.flood IFACE FLAGS FIRST COUNT TURNS
 
-FLAGS is a word like SAR. Each letter is a burst: one segment with that flag of each of COUNT connections,
-those from number FIRST on. An S moves on to the next COUNT connections, but for the first. The word is gone
-through TURNS times.
+FLAGS is a word like SBAR. Each letter is a burst: one segment with that flag of each of COUNT connections,
+those from number FIRST on; B is the SYN-ACK of the other end. An S moves on to the next COUNT connections,
+but for the first. The word is gone through TURNS times.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import time
 from collector import compiler, kernel
 from collector.folders import bpf_folder
 from tests import frames
+from tests.frames import SERVER
 
 SOURCE = r"""
 #include <linux/bpf.h>
@@ -33,19 +34,29 @@ SOURCE = r"""
 #include <linux/tcp.h>
 
 BPF_ARRAY(number, __u32, 1);
+BPF_ARRAY(reply, __u32, 1);
 
 int flood(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + sizeof(struct ethhdr);
 	struct tcphdr *tcp = (void *)(ip + 1);
-	__u32 zero = 0, *next = number.lookup(&zero);
+	__u32 zero = 0, *next = number.lookup(&zero), *back = reply.lookup(&zero);
+	__u32 address;
+	__u16 port;
 
-	if ((void *)(tcp + 1) > end || !next)
+	if ((void *)(tcp + 1) > end || !next || !back)
 		return XDP_DROP;
-	ip->saddr = bpf_htonl((10u << 24) + (*next >> 14));
-	tcp->source = bpf_htons(1024 + (*next & 0x3fff));
+	address = bpf_htonl((10u << 24) + (*next >> 14));
+	port = bpf_htons(1024 + (*next & 0x3fff));
 	*next += 1;
+	if (*back) {
+		ip->daddr = address;
+		tcp->dest = port;
+	} else {
+		ip->saddr = address;
+		tcp->source = port;
+	}
 	return XDP_TX;
 }
 """
@@ -60,15 +71,18 @@ def main() -> None:
     from bcc import BPF
 
     compiled = BPF(text=SOURCE, cflags=compiler._include_flags(bpf_folder()))
-    program, number = compiled.load_func("flood", BPF.XDP), compiled["number"]
+    program, number, reply = compiled.load_func("flood", BPF.XDP), compiled["number"], compiled["reply"]
     index = socket.if_nametoindex(iface)
-    first -= count
+    begun = False
     begin = time.monotonic()
     for flag in itertools.chain.from_iterable(itertools.repeat(flags, turns)):
         if flag == "S":
-            first += count
+            first += count if begun else 0
+            begun = True
         number[ctypes.c_int(0)] = ctypes.c_uint32(first)
-        burst(program.fd, index, frames.tcp(flag), count)
+        reply[ctypes.c_int(0)] = ctypes.c_uint32(flag == "B")
+        frame = frames.tcp(flag) if flag != "B" else frames.tcp("SA", src=SERVER[0], sport=SERVER[1])
+        burst(program.fd, index, frame, count)
     print(time.monotonic() - begin)
 
 

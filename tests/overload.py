@@ -50,10 +50,11 @@ class Account:
 
 
 def overload(wire: Pair, folder: Path, *, table: int, rounds: int, ring_bytes: int) -> Account:
-    """In each round twice as many connections as there are slots, all begun before the first one ends.
+    """In each round twice as many connections as there are slots, all live before the first one ends.
 
-    Their first segments, their second, and the RST that ends them: three bursts, one after the other. Those
-    that the last round begins stay open.
+    The first half finds a slot each, and is answered, so that it is not there to make room; the second half
+    finds none. Then a segment of each, and the RST that ends it. Each burst comes as fast as it goes, while the
+    drain runs. The half that comes after the last round stays open.
     """
     settings = folder / "overload.toml"
     settings.write_text(f"[conntrack]\nmax_connections = {table}\n[capture]\nring_bytes = {ring_bytes}\n")
@@ -62,10 +63,12 @@ def overload(wire: Pair, folder: Path, *, table: int, rounds: int, ring_bytes: i
         begun = wire.right.received()
         offered, seconds = 0, 0.0
         for turn in range(rounds + 1):
-            for flags in "SAR" if turn < rounds else "S":
+            first = turn * TIMES_TOO_MANY * table
+            halves = [(flags, first + half * table, table) for half in (0, 1) for flags in "SB"]
+            ends = [(flags, first, TIMES_TOO_MANY * table) for flags in "AR"]
+            for flags, number, count in [*halves, *ends] if turn < rounds else halves[:2]:
                 before = wire.right.received()
-                first, count = turn * TIMES_TOO_MANY * table, TIMES_TOO_MANY * table
-                seconds += _flood(wire, flags, first, count)
+                seconds += _flood(wire, flags, number, count)
                 if flags == "S":
                     offered += wire.right.received() - before
         packets = wire.right.received() - begun
@@ -100,7 +103,7 @@ def _flood(wire: Pair, flags: str, first: int, count: int) -> float:
 
 
 def main() -> None:
-    runs, table, rounds = (int(word) for word in [*sys.argv[1:], *["10", "100000", "8"][len(sys.argv) - 1 :]])
+    runs, table, rounds = (int(word) for word in [*sys.argv[1:], *["10", "100000", "4"][len(sys.argv) - 1 :]])
     exact = 0
     for number in range(runs):
         begin = time.monotonic()

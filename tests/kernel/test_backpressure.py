@@ -32,7 +32,7 @@ LINES = Formatter(None, as_record=True, with_features=False)
 
 def send(programs: Replay, flags: str, ports: range) -> None:
     for port in ports:
-        kernel.run_program(programs.loaded.ingress_fd, frame=frames.tcp(flags, sport=port))
+        kernel.run_program(programs.loaded.xdp_fd, frame=frames.tcp(flags, sport=port))
 
 
 def test_what_waits_in_the_table_is_fetched_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ def test_every_packet_has_a_fate_and_every_connection_is_written_refused_or_open
 
     assert found.fates == found.packets
     assert found.written + found.refused + found.still_open == found.offered
-    assert found.packets >= 4 * 4096  # most of them arrive
-    assert found.refused >= 2 * 4000
+    assert found.packets >= 8 * 4096  # most of them arrive
+    assert found.refused >= 4096 - 100  # the second half
+    assert found.written >= 4096 - 100  # the first
     assert found.still_open > 0
     assert found.parked > 0
