@@ -53,8 +53,8 @@ def overload(wire: Pair, folder: Path, *, table: int, rounds: int, ring_bytes: i
     """In each round twice as many connections as there are slots, all live before the first one ends.
 
     The first half finds a slot each, and is answered, so that it is not there to make room; the second half
-    finds none. Then a segment of each, and the RST that ends it. Each burst comes as fast as it goes, while the
-    drain runs. The half that comes after the last round stays open.
+    finds none. Then a segment of each, and the RST that ends it. Each burst comes as fast as it goes, while
+    the drain runs. The half that comes after the last round stays open.
     """
     settings = folder / "overload.toml"
     settings.write_text(f"[conntrack]\nmax_connections = {table}\n[capture]\nring_bytes = {ring_bytes}\n")
