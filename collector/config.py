@@ -62,6 +62,9 @@ class Option:
             if not self.least <= value <= self.most:
                 return f"from {self.least} to {self.most}{f' {self.unit}' if self.unit else ''}"
             return "a power of two" if self.power_of_two and value & (value - 1) else ""
+        if isinstance(self.default, float):
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+            return "" if fits and self.least <= value <= self.most else f"from {self.least} to {self.most}"  # type: ignore[operator]
         if not isinstance(value, str) or "\0" in value:
             return "text" if not isinstance(value, str) else "text without NUL characters"
         if self.choices and value not in self.choices:
@@ -201,6 +204,45 @@ OPTIONS: tuple[Option, ...] = (
         least=4096,
         most=1 << 34,
     ),
+    Option(
+        "watch",
+        "metrics",
+        "",
+        "",
+        "serve metrics for Prometheus at ADDR:PORT, or at PORT of 127.0.0.1; empty: do not",
+    ),
+    Option(
+        "watch",
+        "status_interval",
+        60,
+        "seconds",
+        "a line on how it goes every so often, where standard error is no terminal; 0: none",
+        least=0,
+        most=24 * 3600,
+    ),
+    Option(
+        "watch",
+        "quiet",
+        False,
+        "",
+        "true: neither such lines nor, on a terminal, the live view",
+    ),
+    Option(
+        "watch",
+        "alert_mismatch",
+        False,
+        "",
+        "true: tell of connections whose source MAC is a label, but not the one predicted",
+    ),
+    Option(
+        "watch",
+        "alert_probability",
+        0.9,
+        "",
+        "of the predicted label at the least, for alert_mismatch",
+        least=0,
+        most=1,
+    ),
     Option("model", "model", "", "", "model file that `flowml train` wrote"),
     Option("model", "labels_file", "", "", "labels to decode with; empty: MODEL.labels.json"),
 )
@@ -234,6 +276,11 @@ class Settings:
     format: str
     features: bool
     backlog_bytes: int
+    metrics: str
+    status_interval: int
+    quiet: bool
+    alert_mismatch: bool
+    alert_probability: float
     model: str
     labels_file: str
 

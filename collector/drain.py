@@ -40,7 +40,7 @@ class Ring:
     def __init__(self, fd: int, size: int) -> None:
         page = mmap.PAGESIZE
         self.fd = fd
-        self._size = size
+        self.size = size
         self._consumer_map = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer_map = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumer = np.frombuffer(self._consumer_map, dtype="<u8", count=1)
@@ -55,12 +55,12 @@ class Ring:
     @property
     def is_full(self) -> bool:
         """Whether another record would find no room."""
-        return int(self._producer[0] - self._consumer[0]) > self._size - _RECORD.itemsize
+        return int(self._producer[0] - self._consumer[0]) > self.size - _RECORD.itemsize
 
     def read(self, most: int | None = None) -> Rows:
         """Takes what is there, or `most` of it: shape (n_flows,), copied once, in the order of their ends."""
         begin, end = int(self._consumer[0]), int(self._producer[0])
-        at, waiting = begin & (self._size - 1), (end - begin) // _RECORD.itemsize
+        at, waiting = begin & (self.size - 1), (end - begin) // _RECORD.itemsize
         waiting = waiting if most is None else min(waiting, most)
         found = self._data[at : at + waiting * _RECORD.itemsize].view(_RECORD)
         busy = np.flatnonzero(found["header"]["length"] & _BUSY)
@@ -69,6 +69,11 @@ class Ring:
         rows = found["flow"].copy()
         self._consumer[0] = begin + len(rows) * _RECORD.itemsize
         return rows
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are in it now; more than 0 only if the collector is behind."""
+        return max(0, int(self._producer[0]) - int(self._consumer[0]))
 
     def close(self) -> None:
         del self._consumer, self._producer, self._data

@@ -29,6 +29,7 @@ from collector.pipeline import Formatter, Source, run
 from collector.reload import Reload
 from collector.signals import has_terminal, stop_signals
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
+from collector.watch import Watch
 from ml.atomic import replace_all
 from ml.origin import origin_path
 
@@ -113,6 +114,7 @@ def _online(
         if_refused.callback(sink.discard)
         if files is None:
             check_origin(settings)
+        watch = Watch(settings, files)
         for module in files.modules() if files else ():
             # What the unprivileged user may not be able to read must be in memory by then.
             importlib.import_module(module)
@@ -126,22 +128,26 @@ def _online(
         classifier = files.load() if files else None
         for warning in files.warnings if files else ():
             log(f"warning: {warning}")
-        formatter = Formatter(
-            classifier,
-            as_record=files is None or settings.format == "record",
-            with_features=files is None or settings.features,
-        )
+        labels = classifier.labels if classifier else ()
         try:
-            run(
-                sources,
-                formatter,
-                Backlog(sink, limit_bytes=settings.backlog_bytes, log=log),
-                stop=stop,
-                resolution_s=settings.timeout_resolution / 1000,
-                duration_s=settings.duration,
-                log=log,
-                on_hangup=None if has_terminal() else Reload(sink, formatter, read_model, log),
-            )
+            with watch.over(sources, sink, labels, log) as observers:
+                formatter = Formatter(
+                    classifier,
+                    as_record=files is None or settings.format == "record",
+                    with_features=files is None or settings.features,
+                    observers=observers,
+                )
+                run(
+                    sources,
+                    formatter,
+                    Backlog(sink, limit_bytes=settings.backlog_bytes, log=log),
+                    stop=stop,
+                    resolution_s=settings.timeout_resolution / 1000,
+                    duration_s=settings.duration,
+                    log=log,
+                    on_hangup=None if has_terminal() else Reload(sink, formatter, read_model, log, watch),
+                    observers=observers,
+                )
         except OutputError as error:
             raise OutputError("; ".join(filter(None, [str(error), sink.rescue()]))) from error
         finally:

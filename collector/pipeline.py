@@ -16,6 +16,7 @@ from collector.drain import still_held
 from collector.errors import InterfaceError, KernelError, OutputError
 from collector.features import matrix
 from collector.lines import Origin, Predictions, label_lines, record_lines
+from collector.observer import Observer
 from collector.poll import Poll
 from collector.records import Rows, SweepMode
 from collector.source import Source
@@ -43,10 +44,18 @@ def ask(
 class Formatter:
     """Rows to lines: with or without a classifier, as label or as record."""
 
-    def __init__(self, classifier: Classifier | None, *, as_record: bool, with_features: bool) -> None:
+    def __init__(
+        self,
+        classifier: Classifier | None,
+        *,
+        as_record: bool,
+        with_features: bool,
+        observers: Sequence[Observer] = (),
+    ) -> None:
         self._classifier: Classifier | None = None
         if classifier is not None:
             self.use(classifier)
+        self._observers = observers
         self._as_record = as_record
         self._with_features = with_features
 
@@ -61,7 +70,11 @@ class Formatter:
         X = matrix(rows)
         predictions = None
         if self._classifier is not None:
+            begin = time.monotonic()
             predictions = ask(self._classifier, X, lambda: _senders(rows, origin))
+            took_s = time.monotonic() - begin
+            for observer in self._observers:
+                observer.predicted(rows, origin, predictions, took_s)
             if not self._as_record:
                 return label_lines(predictions)
         return record_lines(
@@ -87,6 +100,7 @@ def run(
     duration_s: float,
     log: Log,
     on_hangup: Callable[[], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> None:
     """Runs until stopped, until `duration_s` is over (0: no end), or until no interface is left.
 
@@ -107,7 +121,7 @@ def run(
     InterfaceError
         An interface went away while attached, after everything was drained and written.
     """
-    loop = _Loop(sources, formatter, backlog, log)
+    loop = _Loop(sources, formatter, backlog, log, observers)
     errors: list[BaseException] = []
     try:
         with Poll(stop, backlog, sources) as poll:
@@ -136,6 +150,8 @@ def run(
                     backlog.flush()
                 for source in sources:
                     loop.drain(source)
+                for observer in observers:
+                    observer.turned()
     except BaseException as error:
         errors.append(error)
     errors += loop.finish()
@@ -153,11 +169,19 @@ def run(
 class _Loop:
     """The steps of the loop over its fixed parts."""
 
-    def __init__(self, sources: Sequence[Source], formatter: Formatter, backlog: Backlog, log: Log) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        formatter: Formatter,
+        backlog: Backlog,
+        log: Log,
+        observers: Sequence[Observer],
+    ) -> None:
         self._sources = sources
         self._formatter = formatter
         self._backlog = backlog
         self._log = log
+        self._observers = observers
         self._clock = WallClock()
         self.swept_s = 0.0
         """What the sweeps of this round took, seconds."""
@@ -175,11 +199,17 @@ class _Loop:
         Not all at once, so that no batch is too large to be looked at between two signals; none while the
         sink takes nothing and enough lines wait for it.
         """
+        begin = time.monotonic()
         rows = source.table.ring.read(_BATCH if self._backlog.has_room else 0)
         if not len(rows):
             return False
-        for offset, part in self._clock.parts(rows):
-            self._backlog.put(self._formatter.lines(part, Origin(offset, iface=source.name)))
+        try:
+            for offset, part in self._clock.parts(rows):
+                self._backlog.put(self._formatter.lines(part, Origin(offset, iface=source.name)))
+        finally:  # the sink has them even if it says that there is no room
+            took_s = time.monotonic() - begin
+            for observer in self._observers:
+                observer.written(source.name, rows, took_s)
         return True
 
     def look_after_all(self) -> None:
@@ -202,7 +232,10 @@ class _Loop:
                 self._log(line)
             begin = time.monotonic()
             source.table.sweep(SweepMode.TIMEOUT)
-            self.swept_s += time.monotonic() - begin
+            took_s = time.monotonic() - begin
+            self.swept_s += took_s
+            for observer in self._observers:
+                observer.swept(source.name, took_s)
             source.is_behind = source.table.ring.is_full
             self.drain(source)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from collector.errors import FlowmlError
 from collector.pipeline import Formatter
 from collector.sink import Sink
+from collector.watch import Watch
 
 if TYPE_CHECKING:
     from ml.model import ModelFiles
@@ -24,6 +25,8 @@ class Reload:
     ----------
     read_model
         Opens and checks the model's files; None where there is no model.
+    watch
+        Is told of another model.
     """
 
     def __init__(
@@ -32,7 +35,9 @@ class Reload:
         formatter: Formatter,
         read_model: Callable[[], ModelFiles] | None,
         log: Callable[[str], None],
+        watch: Watch,
     ) -> None:
+        self._watch = watch
         self._sink = sink
         self._formatter = formatter
         self._read_model = read_model
@@ -64,6 +69,7 @@ class Reload:
             self._log(f"SIGHUP: the model in use stays: {error}")
             return
         self._formatter.use(classifier)
+        self._watch.files = files
         for warning in files.warnings:
             self._log(f"warning: {warning}")
         self._log(f"SIGHUP: {files.path.name} is loaded anew, {len(classifier.labels)} classes")

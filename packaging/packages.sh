@@ -52,6 +52,7 @@ for use in "$@"; do
 		need openssl have openssl
 		need tcpdump have tcpdump
 		need tcpreplay have tcpreplay
+		need tmux have tmux
 		need tshark have tshark
 		need argus-server have argus
 		need argus-client have ra

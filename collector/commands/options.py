@@ -11,6 +11,8 @@ import typer
 from collector import config
 
 __all__ = [
+    "AlertMismatch",
+    "AlertProbability",
     "Config",
     "Direction",
     "Duration",
@@ -23,9 +25,12 @@ __all__ = [
     "Ip",
     "LabelsFile",
     "MaxConnections",
+    "Metrics",
     "Model",
     "Outfile",
+    "Quiet",
     "SkipBad",
+    "StatusInterval",
     "User",
     "Xdp",
     "say",
@@ -73,6 +78,13 @@ LabelsFile = Annotated[str | None, _flag("labels_file", "FILE")]
 Format = Annotated[str | None, _flag("format", "FORMAT")]
 Features = Annotated[bool | None, typer.Option("--features", help=_help("features"), show_default=False)]
 Outfile = Annotated[str | None, _flag("outfile", "FILE")]
+Metrics = Annotated[str | None, _flag("metrics", "ADDR:PORT")]
+StatusInterval = Annotated[int | None, _flag("status_interval", "SECONDS")]
+Quiet = Annotated[bool | None, typer.Option("--quiet", help=_help("quiet"), show_default=False)]
+AlertMismatch = Annotated[
+    bool | None, typer.Option("--alert-mismatch", help=_help("alert_mismatch"), show_default=False)
+]
+AlertProbability = Annotated[float | None, _flag("alert_probability", "SHARE")]
 
 
 def say(line: str) -> None:

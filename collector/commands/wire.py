@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from collector.commands.options import (
+    AlertMismatch,
+    AlertProbability,
     Config,
     Direction,
     Duration,
@@ -19,8 +21,11 @@ from collector.commands.options import (
     Ip,
     LabelsFile,
     MaxConnections,
+    Metrics,
     Model,
     Outfile,
+    Quiet,
+    StatusInterval,
     User,
     Xdp,
 )
@@ -44,6 +49,11 @@ def attach(
     user: User = None,
     xdp: Xdp = None,
     egress: Egress = None,
+    alert_mismatch: AlertMismatch = None,
+    alert_probability: AlertProbability = None,
+    metrics: Metrics = None,
+    status_interval: StatusInterval = None,
+    quiet: Quiet = None,
     force: Force = False,
 ) -> None:
     """Predict which device each connection came from, live.
@@ -71,6 +81,11 @@ def attach(
         user=user,
         xdp=xdp,
         egress=egress,
+        alert_mismatch=alert_mismatch,
+        alert_probability=alert_probability,
+        metrics=metrics,
+        status_interval=status_interval,
+        quiet=quiet,
     )
     online.attach(interfaces, settings, force=force)
 
@@ -90,6 +105,9 @@ def collect(
     user: User = None,
     xdp: Xdp = None,
     egress: Egress = None,
+    metrics: Metrics = None,
+    status_interval: StatusInterval = None,
+    quiet: Quiet = None,
 ) -> None:
     """Write the features of each connection, live: training data.
 
@@ -111,6 +129,9 @@ def collect(
         user=user,
         xdp=xdp,
         egress=egress,
+        metrics=metrics,
+        status_interval=status_interval,
+        quiet=quiet,
     )
     online.collect(interfaces, settings)
 

@@ -52,7 +52,7 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults() -> None:
         ("[conntrack\n", "my.toml is not TOML: "),
         ("\xff", "my.toml is not TOML: "),
         ("[contrack]\n", "unknown section [contrack]: did you mean conntrack?"),
-        ("[qq]\n", "unknown section [qq]: it may be one of conntrack, capture, output, model"),
+        ("[qq]\n", "unknown section [qq]: it may be one of conntrack, capture, output, watch, model"),
         ("conntrack = 3\n", "conntrack = 3 must be a section: write [conntrack]"),
         (
             "[conntrack]\nmax_conections = 3\n",
@@ -68,6 +68,9 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults() -> None:
         ('[capture]\nfilter = "tsl"\n', "filter = 'tsl' must be one of tls, tcp: did you mean tls?"),
         ("[output]\nfeatures = 1\n", "features = 1 must be true or false"),
         ("[output]\noutfile = 1\n", "outfile = 1 must be text"),
+        ("[watch]\nalert_probability = 1.5\n", "alert_probability = 1.5 must be from 0 to 1"),
+        ("[watch]\nalert_probability = nan\n", "alert_probability = nan must be from 0 to 1"),
+        ("[watch]\nalert_probability = true\n", "alert_probability = True must be from 0 to 1"),
         ('[output]\noutfile = "a\\u0000"\n', "must be text without NUL characters"),
         ("x = " + 5000 * "[" + 5000 * "]", "nested without end"),
         ("conntrack = " + 200 * "[" + 200 * "]", "conntrack = [[[[[[[[[["),
