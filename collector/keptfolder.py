@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
+
+from collector.trust import check_trusted, open_trusted
 
 __all__ = ["KeptFolder", "KeptFolders"]
 
@@ -25,22 +28,57 @@ class KeptFolder:
         """A descriptor of the file that has the name now, with the rights of now. Raises OSError."""
         return os.open(name, flags, 0o644, dir_fd=self._fd)
 
+    def stat(self) -> os.stat_result:
+        """Whose it is, and who may write into it."""
+        return os.fstat(self._fd)
+
     def close(self) -> None:
         os.close(self._fd)
 
 
 class KeptFolders:
-    """Opens files for reading, again and again, through their folders as they were found the first time."""
+    """Opens trusted files for reading, again and again, though rights may be gone after the first time.
 
-    def __init__(self) -> None:
+    The first time the whole way to a file is looked at (`open_trusted`). Later that is so as well, where it can
+    be walked with the rights of then; else the file is found through its folder, as that was the first time,
+    and has to be the file itself: where a link leads could not be looked at.
+
+    Parameters
+    ----------
+    users
+        The ids of those whose word is good; root's is in any case.
+    """
+
+    def __init__(self, users: Collection[int]) -> None:
+        self._users = users
         self._by_path: dict[Path, KeptFolder] = {}
 
     def open(self, path: Path) -> BinaryIO:
-        """The file of that path by now, with the rights of now. Raises OSError."""
+        """The file of that path by now, with the rights of now.
+
+        Raises
+        ------
+        OSError
+            It cannot be opened.
+        ModelError
+            Others can change it.
+        """
         folder = self._by_path.get(path.parent)
+        try:
+            file = open_trusted(path, self._users)
+        except PermissionError:
+            if folder is None:
+                raise
+            file = os.fdopen(folder.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+            try:
+                check_trusted(path, os.fstat(file.fileno()), self._users)
+                check_trusted(path.parent, folder.stat(), self._users)
+            except BaseException:
+                file.close()
+                raise
         if folder is None:
-            folder = self._by_path[path.parent] = KeptFolder(path.parent)
-        return os.fdopen(folder.open(path.name, os.O_RDONLY | os.O_CLOEXEC), "rb")
+            self._by_path[path.parent] = KeptFolder(path.parent)
+        return file
 
     def close(self) -> None:
         while self._by_path:

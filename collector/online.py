@@ -79,7 +79,8 @@ def attach(interfaces: Sequence[str], settings: Settings, *, force: bool = False
     settings.check_lines()
     labels = Path(settings.labels_file) if settings.labels_file else None
     require_rights()
-    with contextlib.closing(KeptFolders()) as folders:
+    users = {privileges.caller().uid, privileges.runner(settings.user).uid}
+    with contextlib.closing(KeptFolders(users)) as folders:
 
         def opener(path: Path) -> BinaryIO:
             with privileges.as_caller():

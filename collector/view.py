@@ -1,6 +1,7 @@
 """A run at a glance, on a terminal: refreshed in place on standard error, gone when the run ends.
 
-A thread draws it, so that a terminal that is stopped (Ctrl+S) stops the picture and not the loop.
+A thread draws it, so that a terminal that is stopped (Ctrl+S) stops the picture and not the loop. Where a
+terminal is made narrower than the picture, the lines that it wraps stay above the next one.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
 
 from collector.errors import ModelError
+from collector.trust import open_where_root
 from ml import weights
 from ml.atomic import replace_all
 from ml.classifier import Classifier, one_line
@@ -78,10 +79,6 @@ _FOREST = "sklearn.ensemble._forest."
 """Estimators that hold none of other packages, so that less has to be imported: what `flowml train` makes."""
 
 Opener = Callable[[Path], BinaryIO]
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
 
 
 def contract_path(model: Path) -> Path:
@@ -295,7 +292,7 @@ class ModelFiles:
 def open_model(
     path: Path,
     labels_file: Path | None = None,
-    opener: Opener = _open,
+    opener: Opener = open_where_root,
     *,
     contract_file: Path | None = None,
     force: bool = False,
@@ -309,8 +306,8 @@ def open_model(
     labels_file
         A JSON array of labels in place of the one beside the model.
     opener
-        Opens a file for reading in binary: where the caller has more rights than the user who named the
-        file, with that user's.
+        Opens a file for reading in binary. By itself it refuses root what others can write. Where the
+        caller has more rights than the user who named the file, one that opens with that user's.
     contract_file
         The contract in place of the one beside the model.
     force

@@ -210,8 +210,10 @@ class Spy:
 def test_root_never_runs_the_pickle(wire: Pair, model: Path, tmp_path: Path) -> None:
     """A model that records who unpickles it: once, nobody, without capabilities."""
     for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent, model.parent):
-        path.chmod(0o777)
-    log, spy = tmp_path / "log", tmp_path / "spy.joblib"
+        path.chmod(0o755)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    log, spy = tmp_path / "open" / "log", tmp_path / "spy.joblib"
     spy.write_bytes(pickle.dumps(Spy(model, log)))
 
     with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", spy) as running:
@@ -300,6 +302,49 @@ def test_a_model_that_does_not_fit_is_refused(
     assert said in last
     assert "Traceback" not in text
     assert "prog/xdp" not in wire.right.run(["ip", "link", "show", wire.right.iface])
+
+
+@pytest.mark.parametrize("suffix", ["", ".labels.json", ".meta.json"])
+@pytest.mark.parametrize(
+    "how", [("attach", "eth0", "--model"), ("predict",), ("evaluate",), ("run-transformer", "--weights")]
+)
+def test_root_takes_no_model_that_others_can_change(
+    wire: Pair, model: Path, tmp_path: Path, how: tuple[str, ...], suffix: str
+) -> None:
+    """Nor labels nor a contract: one line that names the file, whose it is, its mode, and what to do."""
+    copy = tmp_path / "m.joblib"
+    for name in ("", ".labels.json", ".meta.json"):
+        Path(f"{copy}{name}").write_bytes(Path(f"{model}{name}").read_bytes())
+    bad = Path(f"{copy}{suffix}")
+    bad.chmod(0o666)
+    rest = {"attach": [], "run-transformer": ["--test-file", os.devnull]}.get(how[0], [os.devnull])
+
+    code, said = run_to_its_end(*how, copy, *rest, ns=wire.right.ns)
+
+    refused = f"{bad} is not loaded, others can change it: {bad} belongs to root, group root, mode 0666"
+    assert (code, said) == (3, f"flowml: {refused}; `chmod go-w {bad}`\n")
+    assert "prog/xdp" not in wire.right.run(["ip", "link", "show", wire.right.iface])
+
+
+def test_behind_sudo_the_model_may_be_the_user_s(wire: Pair, model: Path, tmp_path: Path) -> None:
+    """`attach` runs as who that is; `predict` stays root, and takes root's alone."""
+    games = pwd.getpwnam("games")
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        path.chmod(0o755)
+    copy = tmp_path / "m.joblib"
+    for name in ("", ".labels.json", ".meta.json"):
+        Path(f"{copy}{name}").write_bytes(Path(f"{model}{name}").read_bytes())
+        os.chown(f"{copy}{name}", games.pw_uid, games.pw_gid)
+    sudo = {"SUDO_UID": str(games.pw_uid)}
+    options = ("--model", copy, "--outfile", os.devnull)
+    with flowml(
+        wire.right, "attach", wire.right.iface, *CAPTURE, *options, environment=sudo, own_outfile=True
+    ) as running:
+        assert "running as games" in running.stderr()
+
+    code, said = run_to_its_end("predict", copy, os.devnull, environment=sudo)
+    assert (code, len(said.splitlines())) == (3, 1)
+    assert f"{copy} belongs to games, mode 0644, and has to belong to root;" in said
 
 
 def test_force_attaches_a_model_that_does_not_fit(wire: Pair, model: Path, folder: Path) -> None:

@@ -190,7 +190,7 @@ def test_the_live_view_on_a_terminal(wire: Pair, model: Path, folder: Path, tmp_
         wait_for(lambda: "s ago" in screen.text(), "the labels in the picture")
         text = screen.text()
         assert all(mac in text for mac in DEVICES)
-        for width, height in ((60, 15), (140, 40)):
+        for width, height in ((75, 15), (140, 40)):
             screen.resize(width, height)
             before = screen.text()
             wait_for(lambda: screen.text() != before, "a new picture after the resize")  # noqa: B023
