@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from collector import config, netinfo, privileges
 from collector.backlog import Backlog
 from collector.config import Settings
+from collector.confinement import confine
 from collector.errors import (
     ConfigError,
     FlowmlError,
@@ -125,7 +126,8 @@ def _online(
             write_origin(settings)
         if_refused.pop_all()
         kept = privileges.drop(runner, sources[0].table.probe_fd)
-        log(f"running as {runner.name}" + (f", with {', '.join(kept)} kept" if kept else ""))
+        confined = ", confined by seccomp" if confine() else ""
+        log(f"running as {runner.name}" + (f", with {', '.join(kept)} kept" if kept else "") + confined)
         classifier = files.load() if files else None
         for warning in files.warnings if files else ():
             log(f"warning: {warning}")

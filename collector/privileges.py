@@ -36,8 +36,13 @@ CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 """What attaching needs where it is not done as root."""
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_NO_NEW_PRIVS = 38
-_PR_SET_KEEPCAPS = 8
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+_PR_SET_SECUREBITS = 28
+_CAP_SETPCAP = 8
+# <linux/securebits.h>: root's id means nothing, and nothing of this can be changed again.
+_SECBIT_NOROOT, _SECBIT_KEEP_CAPS, _SECBIT_NO_CAP_AMBIENT_RAISE = 1 << 0, 1 << 4, 1 << 6
+_SECBIT_LOCKS = (_SECBIT_NOROOT | _SECBIT_KEEP_CAPS | _SECBIT_NO_CAP_AMBIENT_RAISE) << 1
 
 _NOBODY = "nobody"
 
@@ -114,7 +119,11 @@ def runner(name: str = "") -> User:
 
 def effective_capabilities() -> int:
     """The effective capability set of this process, as a bit mask."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    return _effective(Path("/proc/self/status"))
+
+
+def _effective(status: Path) -> int:
+    for line in status.read_text().splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
     return 0
@@ -162,6 +171,14 @@ def drop(user: User, probe_fd: int | None = None) -> list[str]:
     _become(user, kept)
     if 0 in os.getresuid() or 0 in os.getresgid() or 0 in os.getgroups():
         raise PrivilegeError(f"root could not be given up for {user.name}: nothing was parsed")
+    mask = sum(1 << CAPABILITIES[name] for name in kept)
+    for task in Path("/proc/self/task").iterdir():
+        # Capabilities are each thread's own. Behind sudo the C library sees to all, with the ids.
+        if _effective(task / "status") & ~mask:
+            raise PrivilegeError(
+                f"a thread that a library made keeps capabilities: run it as root instead of with "
+                f"{' '.join(CAPABILITIES)}, or set OPENBLAS_NUM_THREADS=1; nothing was parsed"
+            )
     return kept
 
 
@@ -176,9 +193,9 @@ def no_new_privileges() -> None:
 def _become(user: User, kept: list[str]) -> None:
     try:
         no_new_privileges()
+        if effective_capabilities() >> _CAP_SETPCAP & 1:
+            _close_the_way_back(keep=bool(kept))
         if os.geteuid() == 0:
-            if kept:
-                _prctl(_PR_SET_KEEPCAPS, 1)
             os.setgroups([group for group in user.groups if group != 0])
             os.setresgid(user.gid, user.gid, user.gid)
             os.setresuid(user.uid, user.uid, user.uid)
@@ -186,6 +203,16 @@ def _become(user: User, kept: list[str]) -> None:
         _set_capabilities(sum(1 << CAPABILITIES[name] for name in kept))
     except OSError as error:
         raise PrivilegeError(f"cannot go on as {user.name} ({error.strerror})") from error
+
+
+def _close_the_way_back(*, keep: bool) -> None:
+    """No capability can come back, by any id or program: what `no_new_privs` says too, by another lock."""
+    capability = 0
+    while _libc.prctl(_PR_CAPBSET_READ, ctypes.c_ulong(capability), 0, 0, 0) >= 0:  # to the kernel's last
+        _prctl(_PR_CAPBSET_DROP, capability)
+        capability += 1
+    bits = _SECBIT_NOROOT | _SECBIT_NO_CAP_AMBIENT_RAISE | _SECBIT_LOCKS
+    _prctl(_PR_SET_SECUREBITS, bits | (_SECBIT_KEEP_CAPS if keep else 0))
 
 
 def _prctl(option: int, value: int) -> None:

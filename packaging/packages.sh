@@ -4,6 +4,7 @@
 set -eu
 
 have_bcc() { /usr/bin/python3 -c 'import bcc' 2>/dev/null; }
+have_seccomp() { /usr/bin/python3 -c 'import seccomp' 2>/dev/null; }
 have_venv() { /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null; }
 have_headers() { [ -e /usr/include/linux/types.h ]; }
 have_python_headers() { [ -e "$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
@@ -29,6 +30,7 @@ for use in "$@"; do
 	run)
 		need python3-bpfcc have_bcc
 		need python3-venv have_venv
+		need python3-seccomp have_seccomp
 		need linux-libc-dev have_headers
 		need gcc have gcc
 		need libc6-dev test -e /usr/include/stdio.h

@@ -8,6 +8,7 @@ import pickle
 import pwd
 import random
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_it_runs_as_nobody_with_no_right_and_no_way_back(wire: Pair, model: Path
     assert found["Uid"] == [str(nobody.pw_uid)] * 4
     assert found["Gid"] == [str(nobody.pw_gid)] * 4
     assert "0" not in found["Groups"]
-    for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
+    for name in ("CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"):
         assert found[name] == ["0" * 16]
     assert found["NoNewPrivs"] == ["1"]
 
@@ -226,6 +227,141 @@ def test_root_never_runs_the_pickle(wire: Pair, model: Path, tmp_path: Path) -> 
     assert text.startswith(f"[({nobody.pw_uid}, {nobody.pw_uid}, {nobody.pw_uid}), ({nobody.pw_gid},")
     assert "CapEff:\\t0000000000000000" in text
     assert "CapPrm:\\t0000000000000000" in text
+
+
+ATTEMPTS = """
+import ctypes, os, socket, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    if libc[name](*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+def connect():
+    with socket.socket() as sock:
+        sock.connect(("127.0.0.1", 9464))
+def send():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"secret", ("127.0.0.1", 9464))
+def bpf():
+    call("syscall", 321, 5, bytes(128), 128)
+attempts = {
+    "exec": lambda: subprocess.run(["true"], close_fds=False),
+    "connect": connect,
+    "send": send,
+    "listen": lambda: socket.create_server(("127.0.0.1", 0)),
+    "bpf": bpf,
+    "ptrace": lambda: call("ptrace", 16, os.getppid(), 0, 0),
+    "unshare": lambda: call("unshare", 0x10000000),
+    "root": lambda: os.setuid(0),
+    "root group": lambda: os.setgroups([0]),
+    "capability": lambda: call("prctl", 47, ctypes.c_ulong(2), ctypes.c_ulong(12), 0, 0),
+    "bounding set": lambda: call("prctl", 28, ctypes.c_ulong(0), 0, 0, 0),
+    "the file of the shadows": lambda: open("/etc/shadow"),
+}
+found = {}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        found[name] = "done"
+    except PermissionError:
+        found[name] = "refused"
+    except OSError as error:
+        found[name] = str(error)
+open(LOG, "w").write(repr(found))
+"""
+
+
+class Burglar:
+    """A pickle that tries what it should not get done, and writes down what became of it."""
+
+    def __init__(self, model: Path, log: Path) -> None:
+        self.code = (
+            f"(exec({ATTEMPTS!r}, {{'LOG': {str(log)!r}}}), __import__('joblib').load({str(model)!r}))[1]"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (self.code,)
+
+
+def test_a_pickle_cannot_get_out(wire: Pair, model: Path, tmp_path: Path) -> None:
+    """No program, no connection, no other process, no way to be root again: each is refused."""
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent, model.parent):
+        path.chmod(0o755)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    log, burglar = tmp_path / "open" / "log", tmp_path / "burglar.joblib"
+    burglar.write_bytes(pickle.dumps(Burglar(model, log)))
+
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", burglar) as running:
+        assert "running as nobody, confined by seccomp" in running.stderr()
+        wait_for(lambda: log.exists() and log.read_text().endswith("}"), "the pickle to have tried")
+        assert running.stop() == 0
+
+    found = eval(log.read_text())
+    assert len(found) == 12
+    assert set(found.values()) == {"refused"}, found
+
+
+def test_with_three_capabilities_instead_of_root(wire: Pair, model: Path, tmp_path: Path) -> None:
+    """As a service has them: each is needed, all of them are gone afterwards, from every thread."""
+    folder = tmp_path / "open"
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent, model.parent):
+        path.chmod(0o755)
+    folder.mkdir()
+    folder.chmod(0o777)
+    command: list[str | Path] = [
+        "attach",
+        wire.right.iface,
+        *CAPTURE,
+        "--model",
+        model,
+        "--outfile",
+        folder / "out.jsonl",
+    ]
+
+    def start(*capabilities: str) -> lab.Process:
+        mask = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+        who = ["--reuid", "games", "--regid", "games", "--clear-groups"]
+        sets = [f"--{name}={mask}" for name in ("inh-caps", "ambient-caps", "bounding-set")]
+        return wire.right.popen(["setpriv", *who, *sets, FLOWML, *command], err=folder / "err")
+
+    needed = ("bpf", "net_admin", "perfmon")
+    for missing in needed:
+        process = start(*(name for name in needed if name != missing))
+        assert process.wait(60) == 5
+        assert f"CAP_{missing.upper()}" in (folder / "err").read_text()
+    process = start(*needed)
+    try:
+        wait_for(lambda: "running as games" in (folder / "err").read_text(), "attached", process=process)
+        for task in Path(f"/proc/{process.pid}/task").glob("*/status"):
+            for name in ("CapPrm", "CapEff", "CapAmb"):
+                assert f"{name}:\t0000000000000000" in task.read_text()
+    finally:
+        assert lab.end(process) == 0
+
+
+THREADED = """
+import threading
+from collector import privileges
+from collector.errors import PrivilegeError
+wait = threading.Event()
+threading.Thread(target=wait.wait).start()
+try:
+    privileges.drop(privileges.runner())
+except PrivilegeError as error:
+    print(error)
+finally:
+    wait.set()
+"""
+
+
+def test_a_thread_that_keeps_capabilities_is_noticed() -> None:
+    """Capabilities are each thread's own; where it is not root that is given up, nobody else takes them."""
+    caps = "-all,+bpf,+net_admin,+perfmon"
+    who = ["--reuid", "games", "--regid", "games", "--clear-groups"]
+    sets = [f"--inh-caps={caps}", f"--ambient-caps={caps}"]
+    command = ["setpriv", *who, *sets, sys.executable, "-c", THREADED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("a thread that a library made keeps capabilities: run it as root")
 
 
 def test_a_user_can_be_named_but_not_root(wire: Pair, model: Path) -> None:
