@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their set-up by themselves, as root, on Debian 12 and Ubuntu 22.04
 # or later. V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench soak fuzz fuzz-merge lint format types clean
+.PHONY: help setup demo test bench soak fuzz fuzz-merge lint format types man clean
 .SUFFIXES:
 
 PYTHON ?= /usr/bin/python3
@@ -64,6 +64,9 @@ format: $(VENV)/.ready-to-test ## rewrite the sources as lint wants them
 
 types: $(VENV)/.ready-to-test ## mypy, strict
 	$(Q)$(BIN)/mypy --no-error-summary
+
+man: setup ## the manual page, from the help texts
+	$(Q)$(BIN)/python -m collector.manual > packaging/flowml.1
 
 clean: ## forget the virtual environment and what was built
 	$(Q)rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector import netinfo, privileges
+from collector import confinement, netinfo, privileges
 from collector.errors import FlowmlError
 from collector.hooks import Attachment, attach_egress, attach_ingress
 from collector.loader import Compiler, Loaded, compile_flags
@@ -46,6 +46,7 @@ def _findings(name: str | None) -> Iterator[Finding]:
     yield _btf()
     permissions = _permissions()
     yield permissions
+    yield _confinement()
     with contextlib.ExitStack() as stack:
         loaded = None
         if permissions.state != "FAIL":
@@ -67,6 +68,12 @@ def _permissions() -> Finding:
     if missing:
         return Finding("FAIL", "permissions", f"neither root nor {', '.join(missing)}: run it with sudo")
     return Finding("ok", "permissions", ", ".join(privileges.CAPABILITIES))
+
+
+def _confinement() -> Finding:
+    if confinement.is_possible():
+        return Finding("ok", "confinement", "seccomp")
+    return Finding("note", "confinement", "no seccomp for the model's process: install python3-seccomp")
 
 
 def _bpf(stack: contextlib.ExitStack) -> tuple[Loaded | None, Finding]:

@@ -16,7 +16,6 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="flowml",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -9,8 +9,9 @@ that distributions package (python3-seccomp).
 from __future__ import annotations
 
 import errno
+from importlib.util import find_spec
 
-__all__ = ["confine"]
+__all__ = ["confine", "is_possible"]
 
 _REFUSED = (
     # other programs
@@ -61,6 +62,11 @@ _BPF_COMMANDS = 64
 _ANOTHER_ADDRESS = 4  # the argument of sendto(2) that is null on a connection
 
 
+def is_possible() -> bool:
+    """Whether the bindings are installed here."""
+    return find_spec("seccomp") is not None
+
+
 def confine() -> bool:
     """Has the kernel refuse those calls to all threads, from now on and for good.
 
@@ -70,13 +76,12 @@ def confine() -> bool:
     -------
     False: the bindings are not installed here, or the kernel has no seccomp.
     """
-    try:
-        import seccomp
-    except ImportError:
+    if not is_possible():
         return False
+    import seccomp
+
     refuse = seccomp.ERRNO(errno.EPERM)
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
-    rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)
     for call in _REFUSED:
         try:
             rules.add_rule(refuse, call)
@@ -88,6 +93,7 @@ def confine() -> bool:
             rules.add_rule(refuse, "bpf", seccomp.Arg(0, seccomp.EQ, command))
     rules.add_rule(refuse, "bpf", seccomp.Arg(0, seccomp.GE, _BPF_COMMANDS))
     try:
+        rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)
         rules.load()
     except (OSError, RuntimeError):
         return False

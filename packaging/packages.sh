@@ -55,6 +55,8 @@ for use in "$@"; do
 		need tcpdump have tcpdump
 		need tcpreplay have tcpreplay
 		need tmux have tmux
+		need systemd have systemd-analyze
+		need groff-base have groff
 		need tshark have tshark
 		need argus-server have argus
 		need argus-client have ra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,7 @@ __all__ = [
     "StatusInterval",
     "User",
     "Xdp",
+    "interface_names",
     "say",
 ]
 
@@ -42,19 +44,36 @@ def _help(name: str) -> str:
     unit = f"{entry.unit}: " if entry.unit else ""
     choices = f" [{'|'.join(entry.choices)}]" if entry.choices else ""
     default = f" (default {entry.default})" if entry.default not in ("", False) else ""
-    return f"{unit}{entry.meaning}{choices}{default}"
+    meaning = entry.meaning.removeprefix("true: ")  # a flag that is given
+    return f"{unit}{meaning}{choices}{default}"
 
 
 def _flag(name: str, metavar: str) -> typer.models.OptionInfo:
     """A flag of an option's name; not given is None, so that the settings file can tell."""
+    choices = list(config.option(name).choices)
     info: typer.models.OptionInfo = typer.Option(
-        f"--{name.replace('_', '-')}", help=_help(name), metavar=metavar, show_default=False
+        f"--{name.replace('_', '-')}",
+        help=_help(name),
+        metavar=metavar,
+        show_default=False,
+        autocompletion=(lambda: choices) if choices else None,
     )
     return info
 
 
+def interface_names() -> list[str]:
+    """The interfaces of this machine, for a shell that completes them."""
+    return [name for _, name in socket.if_nameindex()]
+
+
 Interfaces = Annotated[
-    list[str], typer.Argument(help="network interfaces", metavar="IFACE...", show_default=False)
+    list[str],
+    typer.Argument(
+        help="network interfaces",
+        metavar="IFACE...",
+        show_default=False,
+        autocompletion=interface_names,
+    ),
 ]
 Config = Annotated[
     Path | None, typer.Option("--config", help="settings file (TOML)", metavar="FILE", show_default=False)

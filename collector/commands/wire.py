@@ -28,6 +28,7 @@ from collector.commands.options import (
     StatusInterval,
     User,
     Xdp,
+    interface_names,
 )
 
 __all__ = ["add_to"]
@@ -137,7 +138,10 @@ def collect(
 
 
 def check(
-    interface: Annotated[str | None, typer.Argument(help="an interface", metavar="[IFACE]")] = None,
+    interface: Annotated[
+        str | None,
+        typer.Argument(help="an interface", metavar="[IFACE]", autocompletion=interface_names),
+    ] = None,
 ) -> None:
     """Say what this machine can do, line by line; exit 1 if attach would fail."""
     from collector.check import check as run
