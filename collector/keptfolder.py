@@ -39,9 +39,9 @@ class KeptFolder:
 class KeptFolders:
     """Opens trusted files for reading, again and again, though rights may be gone after the first time.
 
-    The first time the whole way to a file is looked at (`open_trusted`). Later that is so as well, where it can
-    be walked with the rights of then; else the file is found through its folder, as that was the first time,
-    and has to be the file itself: where a link leads could not be looked at.
+    The first time the whole way to a file is looked at (`open_trusted`). Later that is so as well, where it
+    can be walked with the rights of then; else the file is found through its folder, as that was the first
+    time, and has to be the file itself: where a link leads could not be looked at.
 
     Parameters
     ----------

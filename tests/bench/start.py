@@ -70,7 +70,7 @@ def in_process(iface: str) -> None:
     flags = settings(max_connections=CONNECTIONS, ring_bytes=1 << 22)
     source = bpf_folder() / "flowml.bpf.c"
     module = bcc.BPF(src_file=str(source), cflags=[*compiler._include_flags(bpf_folder()), *flags])
-    ingress = module.load_func("flowml_ingress", module.XDP)
+    ingress = module.load_func("flowml_xdp", module.XDP)
     sweep = module.load_func("flowml_sweep", module.SCHED_CLS)
     flows = FlowTable(
         sweep_fd=sweep.fd,

@@ -29,7 +29,7 @@ BPF = Path(__file__).parent / "bpf"
 SERVER = "192.0.2.1"
 PAYLOAD = 10
 WALK_AT = 64  # walk.h
-_ENTRIES = re.compile(r"int flowml_(ingress|egress)\(struct (?:xdp_md|__sk_buff) \*(ctx|skb)\)\n\{\n")
+_ENTRIES = re.compile(r"int flowml_(xdp|tc)\(struct (?:xdp_md|__sk_buff) \*(ctx|skb)\)\n\{\n")
 _SCATTERED = (0x9E3779B5, 0x7F4A7C15)  # a = 1 mod 4 and c odd: every number below a power of two comes once
 _ONE_BY_ONE = (1, 1)
 
@@ -121,7 +121,7 @@ def flowml(flags: Sequence[str], *, max_connections: int) -> Programs:
         core.write_text(text.replace('#include "table.h"\n', '#include "table.h"\n#include "walk.h"\n'))
         with Compiler(folder) as compiling:
             loaded = compiling.load(flags, max_connections=max_connections)
-    return Programs(loaded.ingress_fd, loaded.egress_fd, loaded.table)
+    return Programs(loaded.xdp_fd, loaded.tc_fd, loaded.table)
 
 
 def _walking(entry: re.Match[str]) -> str:

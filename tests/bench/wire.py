@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from collector import kernel
-from collector.hooks import _ATTACH_TCX_EGRESS, _ATTACH_XDP, _XDP_MODES
+from collector.hooks import _ATTACH_TCX, _ATTACH_XDP, _XDP_MODES
 from tests.bench.rounds import Found, aim, ratios, run, spread, table
 from tests.bench.walking import load
 from tests.lab import Host, Pair, end, two_hosts, wait_for
@@ -50,7 +50,7 @@ def attach_empty(iface: str) -> None:
     ingress = module.load_func("empty_ingress", module.XDP).fd
     egress = module.load_func("empty_egress", module.SCHED_CLS).fd
     kernel.create_link(ingress, index, _ATTACH_XDP, _XDP_MODES["native"])
-    kernel.create_link(egress, index, _ATTACH_TCX_EGRESS)
+    kernel.create_link(egress, index, _ATTACH_TCX["egress"])
     print("ready", flush=True)
     signal.pause()
 
