@@ -9,6 +9,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ _FLAGS = {"lro": 1 << 15, "rxvlan": 1 << 8}
 
 def _ioctl(request: int, name: str, payload: bytes = b"") -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        return fcntl.ioctl(sock, request, struct.pack("16s24s", name.encode(), payload))
+        return fcntl.ioctl(sock, request, struct.pack("16s24s", os.fsencode(name), payload))
 
 
 def _ethtool(name: str, command: bytearray) -> bytes:

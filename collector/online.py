@@ -27,6 +27,7 @@ from collector.hooks import attach as attach_hooks
 from collector.keptfolder import KeptFolders
 from collector.loader import Compiler, Loaded, compile_flags
 from collector.pipeline import Formatter, Source, run
+from collector.printable import printable
 from collector.reload import Reload
 from collector.signals import has_terminal, stop_signals
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
@@ -45,7 +46,7 @@ def log(line: str) -> None:
     if sys.stderr is None:  # print would write it to standard output, among the JSON
         return
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def open_as_caller(path: Path) -> BinaryIO:

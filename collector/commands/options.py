@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from collector import config
+from collector.printable import printable
 
 __all__ = [
     "AlertMismatch",
@@ -109,4 +110,4 @@ AlertProbability = Annotated[float | None, _flag("alert_probability", "SHARE")]
 def say(line: str) -> None:
     """One line on standard error."""
     with contextlib.suppress(OSError):  # nobody reads it: no reason to end
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
