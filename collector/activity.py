@@ -68,8 +68,10 @@ class Table:
     """The numbers of one interface."""
 
     name: str
-    xdp_mode: str
+    ingress_mode: str
+    """native or generic, of XDP; or tcx or clsact."""
     egress_mode: str
+    """tcx, clsact, or empty."""
     max_connections: int
     ring_bytes: int
     is_open: bool = True
@@ -101,7 +103,7 @@ class Activity(Observer):
         self._tables = {
             source.name: Table(
                 source.name,
-                source.hooks.xdp_mode,
+                source.hooks.xdp_mode or source.hooks.ingress_mode,
                 source.hooks.egress_mode,
                 source.table.max_connections,
                 source.table.ring.size,

@@ -100,7 +100,7 @@ class Metrics(Collector):
         attached = GaugeMetricFamily(
             "flowml_attached",
             "1 while the hooks are on the interface, else 0.",
-            labels=[*by, "xdp", "egress"],
+            labels=[*by, "ingress", "egress"],
         )
         sweep = HistogramMetricFamily("flowml_sweep_seconds", "Time of a sweep of the flow table.", labels=by)
         drain = HistogramMetricFamily(
@@ -123,7 +123,7 @@ class Metrics(Collector):
             room.add_metric([name], table.max_connections)
             waiting.add_metric([name], table.ring_waiting)
             ring.add_metric([name], table.ring_bytes)
-            attached.add_metric([name, table.xdp_mode, table.egress_mode], int(table.is_open))
+            attached.add_metric([name, table.ingress_mode, table.egress_mode], int(table.is_open))
             _add(sweep, [name], table.sweeps)
             _add(drain, [name], table.drains)
             _add(latency, [name], table.latency)

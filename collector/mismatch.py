@@ -109,8 +109,12 @@ class Mismatches(Observer):
 
 
 def _alert(record: dict[str, object]) -> str:
-    where = f"{record['src_ip']}:{record['src_port']} > {record['dst_ip']}:{record['dst_port']}"
+    ends = [f"{_in_brackets(record[f'{side}_ip'])}:{record[f'{side}_port']}" for side in ("src", "dst")]
     return printable(
         f"mismatch: {record['s_mac']} on {record['iface']} behaves like {record['label']} "
-        f"(probability {record['probability']:.3f}): {where}, {record['start']}"
+        f"(probability {record['probability']:.3f}): {' > '.join(ends)}, {record['start']}"
     )
+
+
+def _in_brackets(address: object) -> str:
+    return f"[{address}]" if ":" in str(address) else str(address)

@@ -46,7 +46,7 @@ def source(name: str = "eth0", **counters: int) -> Any:
     return SimpleNamespace(
         name=name,
         open=True,
-        hooks=SimpleNamespace(xdp_mode="native", egress_mode="tcx"),
+        hooks=SimpleNamespace(xdp_mode="native", ingress_mode="", egress_mode="tcx"),
         table=SimpleNamespace(max_connections=100, ring=ring, counters=lambda: counted),
     )
 
