@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,12 @@ def wire() -> Iterator[Pair]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder that others than root can get at, and write to."""
+    """A folder that belongs to nobody, as whom a run of root's goes on."""
     for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         path.chmod(0o755)
     folder = tmp_path / "shared"
     folder.mkdir()
-    folder.chmod(0o777)
+    shutil.chown(folder, "nobody")
     return folder
 
 
@@ -74,6 +75,7 @@ def test_a_terminal_that_closes_ends_it_with_everything_written(wire: Pair, tmp_
 
 def test_a_rotated_file_is_let_go_of(wire: Pair, shared: Path, tmp_path: Path) -> None:
     """Renamed, lines go on into it; with SIGHUP into a new one of the old name, which is the user's."""
+    shutil.chown(shared, "games")
     outfile, rotated = shared / "out.jsonl", shared / "out.jsonl.1"
     arguments = ("collect", wire.right.iface, *CAPTURE, "--outfile", outfile)
     with flowml(wire.right, *arguments, own_outfile=True, environment=sudo()) as running:
