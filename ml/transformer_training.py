@@ -127,11 +127,13 @@ def _fit(network: Network, data: Dataset, schedule: Schedule, device: Device, ep
             part = nn.functional.cross_entropy(logits.float(), y[rows])
             optimizer.zero_grad()
             torch.autograd.backward(scaler.scale(part))
+            scale = scaler.get_scale()
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
             scaler.step(optimizer)
             scaler.update()
-            rate.step()
+            if scaler.get_scale() >= scale:  # else the gradient overflowed, and no step was taken
+                rate.step()
             loss += part.detach()
         if not loss.isfinite():
             raise DatasetError(

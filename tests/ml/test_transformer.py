@@ -212,6 +212,22 @@ def test_it_learns() -> None:
     assert (classifier_of(one, data.classes, CPU).predict(values)[0] == y).mean() > 0.97
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(dtype: torch.dtype) -> None:
+    """A GPU's precisions, as far as a CPU can go that way: weights stay float32, answers are near float32's.
+
+    The scale that float16's loss begins with is too large, so that first steps are left out: no warning.
+    """
+    data = replace(dataset([i % 3 for i in range(60)]), X=X)
+    half = replace(CPU, dtype=dtype)
+
+    one = fit(data, SMALL, Schedule(epochs=2, batch_size=16), half, lambda: None)
+
+    assert {value.dtype for value in one.parameters()} == {torch.float32}
+    rough, fine = (classifier_of(one, MACS, device).predict(X)[1] for device in (half, CPU))
+    assert 0 < np.abs(rough - fine).max() < 0.02
+
+
 def test_diverging_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers that are none any more end training, in one line."""
     data = replace(dataset([0, 1, 2] * 20), X=X)
