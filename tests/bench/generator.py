@@ -40,8 +40,9 @@ class Generator:
         self._ifindex = socket.if_nametoindex(iface)
 
     def open(self, connections: int) -> None:
-        """Opens so many, of a SYN and its answer, and leaves them open."""
-        self._send(2 * connections, 0, of_connection=2)
+        """Opens so many, of a SYN and its answer, and leaves them open; rounded up to whole turns."""
+        turns = -(-connections // CONCURRENT)
+        self._send(2 * turns * CONCURRENT, 0, of_connection=2)
 
     def send(self, segments: int, per_second: float = 0) -> float:
         """Sends so many, evenly in time, or as fast as it goes; seconds that it took."""

@@ -2,7 +2,7 @@
 
     python -m tests.bench.latency MODEL.joblib [CONNECTIONS [PER_SECOND [OPEN]]]
 
-OPEN connections, whole thousands of 1024, stay open meanwhile, and are swept.
+OPEN connections, rounded up to a multiple of 1024, stay open meanwhile, and are swept.
 
 Frames go into one end of a veth pair through a packet socket; `flowml attach` runs at the other. The clock
 starts before the frame is handed to the kernel, and stops when a reader that polls the file sees the line.
