@@ -18,7 +18,7 @@ from collector.observer import Observer
 from collector.records import ORIGINATOR, RESPONDER, Reason, Rows
 
 if TYPE_CHECKING:
-    from collector.pipeline import Source
+    from collector.source import Source
 
 __all__ = ["LATENCY_S", "TAKEN_S", "Activity", "Histogram", "LabelSeen", "Table"]
 

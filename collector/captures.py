@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from collector.errors import InputError, KernelError
+from collector.formatter import Formatter
 from collector.lines import Origin
 from collector.order import by_start
-from collector.pipeline import Formatter
 from collector.progress import Advance
 from collector.records import Rows
 from collector.replay import CLOCK_OFFSET_NS, Limits, Replay

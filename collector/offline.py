@@ -11,13 +11,14 @@ from pathlib import Path
 from collector.captures import STANDARD_INPUT, Outcome, several
 from collector.config import Settings
 from collector.errors import InputError, UsageError
-from collector.online import log, write_origin
-from collector.pipeline import Formatter
+from collector.formatter import Formatter
+from collector.messages import log
 from collector.progress import progress
 from collector.records import FATES
 from collector.replay import Limits
 from collector.signals import stop_signals
 from collector.sink import STANDARD_OUTPUT, Sink, open_sink
+from collector.training_data import write_origin
 
 __all__ = [
     "STOPPED",

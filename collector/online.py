@@ -4,69 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from collector import config, netinfo, privileges
+from collector import netinfo, privileges
 from collector.backlog import Backlog
 from collector.config import Settings
 from collector.confinement import confine
 from collector.errors import (
-    ConfigError,
     FlowmlError,
-    InputError,
     OutputError,
     PrivilegeError,
     UsageError,
 )
+from collector.formatter import Formatter
 from collector.hooks import attach as attach_hooks
 from collector.keptfolder import KeptFolders
 from collector.loader import Compiler, Loaded, compile_flags
-from collector.pipeline import Formatter, Source, run
-from collector.printable import printable
+from collector.messages import log
+from collector.pipeline import run
 from collector.reload import Reload
 from collector.signals import has_terminal, stop_signals
-from collector.sink import STANDARD_OUTPUT, Sink, open_sink
+from collector.sink import Sink, open_sink
+from collector.source import Source
+from collector.training_data import check_origin, write_origin
 from collector.watch import Watch
-from ml.atomic import replace_all
-from ml.origin import origin_path
 
 if TYPE_CHECKING:
     from ml.model import ModelFiles
 
-__all__ = ["attach", "collect", "read_settings", "require_rights"]
-
-
-def log(line: str) -> None:
-    """One line on standard error; none where it is closed, or its reader has gone: the run goes on."""
-    if sys.stderr is None:  # print would write it to standard output, among the JSON
-        return
-    with contextlib.suppress(OSError):
-        print(printable(line), file=sys.stderr, flush=True)
-
-
-def open_as_caller(path: Path) -> BinaryIO:
-    """Opens a file for reading with the rights of who typed the command."""
-    with privileges.as_caller():
-        return path.open("rb")
-
-
-def read_settings(config_path: Path | None, *, offline: bool = False, **flags: object) -> Settings:
-    """Defaults, the settings file if one is named, and the flags over both."""
-    if config_path is None:
-        return config.resolve({}, flags, offline=offline)
-    try:
-        file = open_as_caller(config_path)
-    except OSError as error:
-        raise ConfigError(
-            f"{config_path} cannot be read ({error.strerror}): name another --config"
-        ) from error
-    with file:
-        return config.resolve(config.read(file, str(config_path)), flags, offline=offline)
+__all__ = ["attach", "collect", "require_rights"]
 
 
 def attach(interfaces: Sequence[str], settings: Settings, *, force: bool = False) -> None:
@@ -205,45 +174,6 @@ def require_rights() -> None:
     missing = privileges.missing_capabilities()
     if missing:
         raise PrivilegeError(f"attaching needs root, or {' '.join(missing)}: run it with sudo")
-
-
-def _origin(settings: Settings) -> dict[str, object]:
-    return {"filter": settings.filter, **settings.timeouts}
-
-
-def check_origin(settings: Settings) -> None:
-    """Makes sure that what is in the training data already was made as these settings make it.
-
-    Raises
-    ------
-    InputError
-        It was made with other settings, or nothing beside the file says with which.
-    """
-    data, path = Path(settings.outfile), origin_path(Path(settings.outfile))
-    try:
-        with privileges.as_caller():
-            if settings.outfile == STANDARD_OUTPUT or not data.is_file() or not data.stat().st_size:
-                return
-            before = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{data} holds lines already, and no {path.name} beside it says how they were made: "
-            "name another --outfile"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be understood ({error}): name another --outfile") from error
-    if before != _origin(settings):
-        raise InputError(
-            f"{data} holds connections collected with other settings ({path}): name another --outfile"
-        )
-
-
-def write_origin(settings: Settings) -> None:
-    """Writes down beside training data how it is made, for the model's contract: before its first line."""
-    data = Path(settings.outfile)
-    with privileges.as_caller():
-        if settings.outfile != STANDARD_OUTPUT and data.is_file() and not data.stat().st_size:
-            replace_all([(origin_path(data), json.dumps(_origin(settings)).encode() + b"\n")])
 
 
 def _summary(sources: Sequence[Source], sink: Sink) -> None:

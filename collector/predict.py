@@ -18,10 +18,10 @@ from collector.captures import STANDARD_INPUT, Outcome, Source, lines_of, open_i
 from collector.config import Settings
 from collector.errors import InputError
 from collector.features import NAMES
+from collector.formatter import Formatter, ask
 from collector.lines import label_lines
+from collector.messages import log
 from collector.offline import check_names, finished, gather, limits_of, open_outfile, total_size
-from collector.online import log
-from collector.pipeline import Formatter, ask
 from collector.progress import Advance, progress
 from collector.replay import Limits
 from collector.signals import stop_signals

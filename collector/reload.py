@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from collector.errors import FlowmlError
-from collector.pipeline import Formatter
+from collector.formatter import Formatter
 from collector.sink import Sink
 from collector.watch import Watch
 

@@ -11,8 +11,8 @@ from collector.activity import Activity
 from collector.config import Settings
 from collector.mismatch import Mismatches, known_macs
 from collector.observer import Observer
-from collector.pipeline import Source
 from collector.sink import Sink
+from collector.source import Source
 from collector.status import StatusLines
 
 if TYPE_CHECKING:

@@ -45,9 +45,10 @@ def extract(
     In the order of their starts, capture by capture. Needs no root. Beside the file, FILE.meta.json says with
     which filter and timeouts it was made.
     """
-    from collector import offline, online
+    from collector import offline
+    from collector.settings_file import read_settings
 
-    settings = online.read_settings(
+    settings = read_settings(
         config, offline=True, outfile=outfile, filter=filter, ip=ip, max_connections=max_connections
     )
     raise typer.Exit(offline.extract(captures, settings, jobs=jobs))
@@ -92,9 +93,10 @@ def predict(
 
     What is a connection is decided as for the rows that the model was trained on. Needs no root.
     """
-    from collector import offline, online
+    from collector import offline
+    from collector.settings_file import read_settings
 
-    settings = online.read_settings(
+    settings = read_settings(
         None,
         offline=True,
         model=model,
@@ -130,10 +132,11 @@ def verify(
     Runs every packet through the XDP program in the kernel and through the same core on the CPU, and compares
     every counter of every connection bit for bit; then replays each capture to `flowml collect`. Needs root.
     """
-    from collector import offline, online
+    from collector import offline
+    from collector.settings_file import read_settings
     from collector.verify import verify as run
 
-    settings = online.read_settings(config, offline=True, ip=ip, max_connections=max_connections)
+    settings = read_settings(config, offline=True, ip=ip, max_connections=max_connections)
     if not run(captures, replace(offline.limits_of(settings), tls_only=False), live=live, write=typer.echo):
         raise typer.Exit(1)
 

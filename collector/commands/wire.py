@@ -66,8 +66,9 @@ def attach(
 
     privileges.no_new_privileges()
     from collector import online
+    from collector.settings_file import read_settings
 
-    settings = online.read_settings(
+    settings = read_settings(
         config,
         model=model,
         labels_file=labels_file,
@@ -118,8 +119,9 @@ def collect(
 
     privileges.no_new_privileges()
     from collector import online
+    from collector.settings_file import read_settings
 
-    settings = online.read_settings(
+    settings = read_settings(
         config,
         outfile=outfile,
         direction=direction,

@@ -56,9 +56,10 @@ CIC_PACKETS, CIC_ROUNDS = 4000, 3
 INSIDE = """
 import json, sys, time
 started = time.time(), time.process_time()
-from collector import offline, online
+from collector import offline
+from collector.settings_file import read_settings
 imported = time.time(), time.process_time()
-settings = online.read_settings(None, offline=True, outfile="/dev/null", filter=sys.argv[2])
+settings = read_settings(None, offline=True, outfile="/dev/null", filter=sys.argv[2])
 offline.extract([sys.argv[1]], settings, jobs=1)
 ended = time.time(), time.process_time()
 print(json.dumps([(float(sys.argv[3]), 0), started, imported, ended]))

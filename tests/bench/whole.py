@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.features import NAMES, matrix
+from collector.formatter import Formatter, ask
 from collector.lines import Origin, label_lines
-from collector.pipeline import Formatter, ask
 from collector.sink import open_sink
 from ml.classifier import Answers, Classifier
 from ml.model import open_model

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from collector.captures import Source, lines_of
-from collector.pipeline import Formatter
+from collector.formatter import Formatter
 from collector.replay import Limits
 from tests.compare import RELATIVE
 from tests.frames import (

@@ -16,8 +16,9 @@ import pytest
 from collector import kernel, netinfo
 from collector.backlog import Backlog
 from collector.drain import still_held
+from collector.formatter import Formatter
 from collector.hooks import Attachment
-from collector.pipeline import Formatter, run
+from collector.pipeline import run
 from collector.records import SweepMode
 from collector.sink import Sink, open_sink
 from collector.source import Source

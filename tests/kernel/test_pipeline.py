@@ -21,10 +21,12 @@ import pytest
 from collector import kernel, netinfo
 from collector.backlog import Backlog
 from collector.errors import FlowmlError, KernelError, OutputError
+from collector.formatter import Formatter
 from collector.hooks import Attachment
-from collector.pipeline import Formatter, Source, run
+from collector.pipeline import run
 from collector.records import SweepMode
 from collector.sink import Sink, open_sink
+from collector.source import Source
 from tests import frames
 from tests.lab import wait_for
 from tests.replay import Replay
