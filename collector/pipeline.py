@@ -142,8 +142,9 @@ class _Loop:
         if not len(rows):
             return False
         try:
-            for offset, part in self._clock.parts(rows):
-                self._backlog.put(self._formatter.lines(part, Origin(offset, iface=source.name)))
+            parts = self._clock.parts(rows)
+            lines = [self._formatter.lines(part, Origin(offset, iface=source.name)) for offset, part in parts]
+            self._backlog.put(b"".join(lines))
         finally:  # the sink has them even if it says that there is no room
             took_s = time.monotonic() - begin
             for observer in self._observers:

@@ -37,6 +37,8 @@ class Account:
     still_open: int
     """Connections that were open when the run was stopped, in the output."""
     refused: int
+    opened: int
+    """Connections that got a slot, as the summary says."""
     parked: int
     seconds: float
     """Of sending."""
@@ -45,6 +47,7 @@ class Account:
         return (
             self.packets == self.fates
             and self.offered == self.written + self.refused + self.still_open
+            and self.opened == self.written + self.still_open
             and min(self.refused, self.still_open, self.written, self.parked) > 0
         )
 
@@ -82,6 +85,7 @@ def overload(wire: Pair, folder: Path, *, table: int, rounds: int, ring_bytes: i
         reasons.total() - reasons["shutdown"],
         reasons["shutdown"],
         counters["table_full"],
+        counters["opened"],
         counters["parked"],
         seconds,
     )

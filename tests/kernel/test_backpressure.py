@@ -19,6 +19,7 @@ from collector.drain import still_held
 from collector.formatter import Formatter
 from collector.hooks import Attachment
 from collector.pipeline import run
+from collector.poll import Poll
 from collector.records import SweepMode
 from collector.sink import Sink, open_sink
 from collector.source import Source
@@ -76,13 +77,14 @@ def running(programs: Replay, sink: Sink, said: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def running_into_a_pipe(programs: Replay, said: list[str]) -> Iterator[int]:
-    """The same, and the pipe's other end, which is read to its end afterwards."""
+def running_into_a_pipe(programs: Replay, said: list[str]) -> Iterator[tuple[int, Sink]]:
+    """The same: the pipe's other end, which is read to its end afterwards, and the sink."""
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb", buffering=0) as pipe:
         reader = threading.Thread(target=pipe.readall)
-        with running(programs, Sink(theirs, "the pipe"), said):
-            yield ours
+        sink = Sink(theirs, "the pipe")
+        with running(programs, sink, said):
+            yield ours, sink
             reader.start()
         reader.join(60)
 
@@ -92,7 +94,7 @@ def test_while_nobody_reads_silent_connections_go_on_timing_out() -> None:
     said: list[str] = []
     with (
         Replay(flags=(), max_connections=7, tcp_establish_timeout=100) as programs,
-        running_into_a_pipe(programs, said) as pipe,
+        running_into_a_pipe(programs, said) as (pipe, _),
     ):
         port = 1
         while not any("stay in the kernel" in line for line in said):
@@ -113,13 +115,52 @@ def test_while_nobody_reads_silent_connections_go_on_timing_out() -> None:
         assert [line["reason"] for line in lines] == ["rst"] * (port - 1) + ["establish"] * 21
 
 
-def test_what_has_no_room_is_refused_and_counted_and_all_else_comes() -> None:
-    """Backlog, ring and table full: offered = refused + written, exactly, once somebody reads."""
+class Turns:
+    """How often the loop has waited, and how often it has swept: about as often, unless it is busy."""
+
+    def __init__(self, programs: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits = self.sweeps = 0
+        wait, sweep = Poll.wait, programs.table.sweep
+
+        def counted_wait(poll: Poll, timeout_s: float) -> tuple[bytes, bool]:
+            self.waits += 1
+            return wait(poll, timeout_s)
+
+        def counted_sweep(mode: SweepMode) -> None:
+            self.sweeps += 1
+            sweep(mode)
+
+        monkeypatch.setattr(Poll, "wait", counted_wait)
+        monkeypatch.setattr(programs.table, "sweep", counted_sweep)
+
+
+def test_a_full_ring_is_no_news_while_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop sleeps from sweep to sweep, instead of being told of it again and again."""
+    said: list[str] = []
+    with Replay(flags=(), max_connections=64, ring_bytes=4096) as programs:
+        turns = Turns(programs, monkeypatch)
+        with running_into_a_pipe(programs, said):
+            port = 1
+            while not said or not still_held(programs.counters()):
+                send(programs, "S", range(port, port + 1))
+                send(programs, "R", range(port, port + 1))
+                port += 1
+            waits, sweeps = turns.waits, turns.sweeps
+            wait_for(lambda: turns.sweeps >= sweeps + 50, "fifty sweeps")
+            assert turns.waits - waits <= 2 * (turns.sweeps - sweeps)
+
+
+def test_what_has_no_room_is_refused_and_counted_and_all_else_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Backlog, ring and table full: offered = refused + written, exactly, once somebody reads. The backlog
+    is never larger than it may be by more than the lines of one ring."""
     said: list[str] = []
     with (
         Replay(flags=(), max_connections=64, ring_bytes=4096) as programs,
-        running_into_a_pipe(programs, said) as pipe,
+        running_into_a_pipe(programs, said) as (pipe, sink),
     ):
+        turns = Turns(programs, monkeypatch)
         offered = 0
         refused = None  # before nothing more was taken
         while refused is None or programs.counters()["table_full"] < refused + 17:
@@ -131,6 +172,9 @@ def test_what_has_no_room_is_refused_and_counted_and_all_else_comes() -> None:
         counters = programs.counters()
         assert offered == counters["opened"] + counters["table_full"]
         assert still_held(counters) == 64
+        sweeps = turns.sweeps
+        wait_for(lambda: turns.sweeps >= sweeps + 20, "twenty sweeps, each of which could bring a ring")
+        assert 4096 <= sink.waiting < 4096 + 20 * 1000
 
         found = b""
         while found.count(b"\n") < counters["opened"]:

@@ -19,6 +19,7 @@ def test_every_packet_has_a_fate_and_every_connection_is_written_refused_or_open
 
     assert found.fates == found.packets
     assert found.written + found.refused + found.still_open == found.offered
+    assert found.written + found.still_open == found.opened
     assert found.packets >= 8 * 4096  # most of them arrive
     assert found.refused >= 4096 - 100  # the second half
     assert found.written >= 4096 - 100  # the first
