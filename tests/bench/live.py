@@ -19,7 +19,8 @@ from pathlib import Path
 from tests.bench.generator import CONCURRENT, PER_CONNECTION
 from tests.bench.live_tools import LEAST, TOOLS, Argus, Flowml, Nfstream, Softflowd, Tool, send
 from tests.bench.peer_tools import NF, NFSTREAM, install
-from tests.bench.rounds import Found, aim, run, spread, table
+from tests.bench.rounds import Found, aim, ratios, run, spread, table
+from tests.bench.wire import passing
 from tests.lab import Pair, Process, end, veth_pair, wait_for
 from tests.lab import run as run_in
 
@@ -30,7 +31,9 @@ two seconds, sent by an XDP program (`tests/bench/bpf/generator.bpf.c`); loss is
 stands in the records, exactly. The rate rises by steps of a quarter until some are missing. Sending and
 what the kernel does on arrival, flowml's counting too, run on one core, whatever the tool does in user
 space on the other. In every round each tool has its turn. A rate at which something is missing is tried
-once more."""
+once more. Where the sender is what ends a climb, the second table tells more: the CPU time that a segment
+costs beyond the same traffic with nobody looking, of the kernel at full speed and of the tool at 40,000 a
+second."""
 
 SECONDS = 2.0
 STEP = 1.25
@@ -38,16 +41,18 @@ STRIDE = 3
 TRIES = 2
 """At a rate that loses: on a machine with other work a single loss may be that work's."""
 MOST_STEPS = 28
+WHOLE = CONCURRENT * PER_CONNECTION
+"""Segments with which every connection has ended."""
+FULL_SPEED = 50 * WHOLE
+COSTED, COSTED_PER_SECOND = 8 * WHOLE, 40_000.0
 KEPT_UP = 0.8
 """Of a rate, what the sender has to reach for it to count as sent."""
 
 
-def offer(wire: Pair, tool: Tool, per_second: float) -> tuple[float, int]:
-    """Sends at a rate; the rate that it came to, and the segments that are missing in the records."""
-    whole = CONCURRENT * PER_CONNECTION  # every connection ends
-    segments = whole * max(1, round(SECONDS * per_second / whole))
-    tool_core = str(max(os.sched_getaffinity(0)))
-    wire.right.run(["ethtool", "-K", wire.right.iface, "gro", "on" if tool.gro else "off"])
+@contextlib.contextmanager
+def listening(wire: Pair, tool: Tool) -> Iterator[tuple[Process, Path]]:
+    """The tool at the right end of the wire, on a core of its own, and the folder that it writes to."""
+    set_gro(wire, tool)
     with tempfile.TemporaryDirectory(prefix="flowml-bench-") as name:
         folder = Path(name)
         folder.chmod(0o777)  # some give up root first
@@ -56,13 +61,42 @@ def offer(wire: Pair, tool: Tool, per_second: float) -> tuple[float, int]:
         try:
             wait_for(lambda: tool.is_ready(process, wire), f"{tool.name} to listen", process=process)
             for pid in members(process.pid):  # not before: nfstream counts its cores
-                run_in(["taskset", "-a", "-c", "-p", tool_core, str(pid)])
-            rate = send(wire, segments, per_second)
-            wait_until_idle(process)
-            missing = tool.missing(segments, process, wire, folder)
+                core = str(max(os.sched_getaffinity(0)))
+                run_in(["taskset", "-a", "-c", "-p", core, str(pid)])
+            yield process, folder
         finally:
             end(process, signal.SIGKILL)
-    return rate, missing
+            for pid in members(process.pid):  # nfstream's meters outlive it
+                os.kill(pid, signal.SIGKILL)
+
+
+def set_gro(wire: Pair, tool: Tool) -> None:
+    wire.right.run(["ethtool", "-K", wire.right.iface, "gro", "on" if tool.gro else "off"])
+
+
+def offer(wire: Pair, tool: Tool, per_second: float) -> tuple[float, int]:
+    """Sends at a rate; the rate that it came to, and the segments that are missing in the records."""
+    segments = WHOLE * max(1, round(SECONDS * per_second / WHOLE))
+    with listening(wire, tool) as (process, folder):
+        rate = send(wire, segments, per_second)
+        wait_until_idle(process)
+        return rate, tool.missing(segments, process, wire, folder)
+
+
+def cost(tool: Tool) -> tuple[float, float]:
+    """Nanoseconds that a segment takes, more than without the tool: of the kernel on its arrival, and of the
+    tool in user space."""
+    with veth_pair() as wire:
+        set_gro(wire, tool)
+        with contextlib.nullcontext() if tool.gro else passing(wire.right):
+            alone = send(wire, FULL_SPEED, 0)
+        with listening(wire, tool) as (process, _):
+            before = cpu_ns(process.pid)
+            send(wire, COSTED, COSTED_PER_SECOND)
+            wait_until_idle(process)
+            used = cpu_ns(process.pid) - before
+            watched = send(wire, FULL_SPEED, 0)
+    return 1e9 / watched - 1e9 / alone, used / COSTED
 
 
 def wait_until_idle(process: Process) -> None:
@@ -83,6 +117,12 @@ IDLE_LOOKS = 15
 def members(group: int) -> list[int]:
     """The processes of a process group."""
     return [pid for pid, fields in _stats() if int(fields[2]) == group]
+
+
+def cpu_ns(group: int) -> int:
+    """CPU time of the threads of a process group, nanoseconds."""
+    files = (file for pid in members(group) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(int(file.read_text().split()[0]) for file in files)
 
 
 def ticks(group: int) -> int:
@@ -135,13 +175,16 @@ def measure(rounds: int) -> Found:
     found: dict[str, list[float]] = {tool.name: [] for tool in TOOLS}
     ends: dict[str, list[str]] = {tool.name: [] for tool in TOOLS}
     begin = {tool.name: tool.first_step for tool in TOOLS}
+    costs: dict[str, dict[str, list[float]]] = {tool.name: {"kernel": [], "user": []} for tool in TOOLS}
     for number in range(rounds):
         for tool in TOOLS[number % len(TOOLS) :] + TOOLS[: number % len(TOOLS)]:
             step, rate, why = climb(tool, begin[tool.name])
             begin[tool.name] = max(0, step - STRIDE)
             found[tool.name].append(rate)
             ends[tool.name].append(why)
-    return {"segments_per_second": found, "ended_by": ends, "aims": aims(found)}
+            for where, nanoseconds in zip(("kernel", "user"), cost(tool), strict=True):
+                costs[tool.name][where].append(nanoseconds)
+    return {"segments_per_second": found, "ended_by": ends, "ns_per_segment": costs, "aims": aims(found)}
 
 
 def aims(found: dict[str, list[float]]) -> list[Found]:
@@ -158,10 +201,16 @@ def aims(found: dict[str, list[float]]) -> list[Found]:
     ]
 
 
+def whole_cost(found: Found, name: str) -> list[float]:
+    """Nanoseconds a segment, kernel and user space, round by round."""
+    of = found["ns_per_segment"][name]
+    return [kernel + user for kernel, user in zip(of["kernel"], of["user"], strict=True)]
+
+
 def markdown(found: Found) -> str:
-    rates = found["segments_per_second"]
+    rates, costs = found["segments_per_second"], found["ns_per_segment"]
     ours = rates[Flowml.name]
-    return table(
+    text = table(
         ("without loss", "thousand segments/s", "flowml, of it", "what ended the last climb"),
         [
             (
@@ -173,6 +222,20 @@ def markdown(found: Found) -> str:
             for name, values in rates.items()
         ],
     )
+    text += "\n" + table(
+        ("ns of CPU a segment", "kernel", "user space", "together", "of flowml"),
+        [
+            (
+                name,
+                spread(of["kernel"], 0),
+                spread(of["user"], 0),
+                spread(whole_cost(found, name), 0),
+                spread(ratios(whole_cost(found, name), whole_cost(found, Flowml.name)), 1),
+            )
+            for name, of in costs.items()
+        ],
+    )
+    return text
 
 
 if __name__ == "__main__":
