@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from collector import features, records
+from collector import config, features, records
 from collector.config import OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 
 
@@ -40,6 +41,31 @@ def test_files_and_modules_that_are_named_exist() -> None:
             assert (ROOT / path).exists(), path
         for module in re.findall(r"python -m ([\w.]+)", text):
             assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module == "pytest", module
+
+
+def test_what_operations_names_exists() -> None:
+    """Links, modules, options, metrics, and the alert thresholds' metrics."""
+    for path in re.findall(r"\]\(([\w./-]+)\)", OPERATIONS):
+        assert (ROOT / "docs" / path).exists(), path
+    for path in re.findall(r"`((?:collector|packaging|tests)/[\w./]*)`", OPERATIONS):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"/opt/flowml/(packaging/[\w./]*)", OPERATIONS):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"python -m ([\w.]+)", OPERATIONS):
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+    manual = (ROOT / "packaging" / "flowml.1").read_text().replace("\\-", "-")
+    others = {"--now"}
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", OPERATIONS)) - others:
+        assert option in manual, option
+    source = (ROOT / "collector" / "metrics.py").read_text()
+    for metric in re.findall(r"flowml_\w+?(?=_total|_info|`)", OPERATIONS):
+        assert f'"{metric}"' in source, metric
+
+
+def test_the_service_s_settings_can_be_read() -> None:
+    """packaging/flowml.toml, as the unit names it."""
+    with (ROOT / "packaging" / "flowml.toml").open("rb") as file:
+        assert set(config.read(file, "flowml.toml")) == {"outfile", "format", "metrics", "model"}
 
 
 def test_every_fault_is_shown_by_a_test_that_exists() -> None:
