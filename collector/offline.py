@@ -39,6 +39,8 @@ _REMARKS = {
     "impossible": "packets have a time before 1970 or after 2100, and were taken as of then",
     "hellos_cut": "segments were captured without the bytes that tell TLS: connections may be missing that "
     "--filter tcp keeps",
+    "evicted": "connections were never answered, and ended early to make room in the table: "
+    "raise --max-connections to keep them",
     "table_full": "connections found no room in the table, and are missing: raise --max-connections",
     "truncated": "packets were captured without all of their headers, and are not counted in connections",
 }

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.captures.common import EXAMPLE, command, fates, record_of, records, same
 from tests.captures.formats import Interface, pcapng
-from tests.frames import CLIENT_HELLO, answer, pcap, tcp
+from tests.frames import CLIENT, CLIENT_HELLO, SERVER, answer, pcap, tcp
 from tests.oracle import NS_PER_S, connections
 from tests.tool import FLOWML
 
@@ -157,14 +158,27 @@ def test_packets_out_of_order_are_told(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_full_is_told(tmp_path: Path) -> None:
-    """And which option makes it larger."""
+    """And which option makes it larger. Each connection was answered, so none makes room for another."""
     path = tmp_path / "full.pcap"
-    path.write_bytes(pcap((BEGIN + port, tcp("S", sport=port)) for port in range(1, 11)))
+    both = {
+        port: (tcp("S", sport=port), tcp("SA", src=SERVER[0], sport=443, dst=CLIENT[0], dport=port))
+        for port in range(1, 11)
+    }
+    path.write_bytes(pcap((BEGIN + port, frame) for port, frames in both.items() for frame in frames))
     done = command(path, "--filter", "tcp", "--max-connections", "7")
     assert len(parsed(done)) == 7
     assert said(done)[0] == (
         "note: 3 connections found no room in the table, and are missing: raise --max-connections"
     )
+
+
+def test_a_connection_that_was_never_answered_makes_room(tmp_path: Path) -> None:
+    """It is written, with its reason, and how many did is told."""
+    path = tmp_path / "flood.pcap"
+    path.write_bytes(pcap((BEGIN + port, tcp("S", sport=port)) for port in range(1, 11)))
+    done = command(path, "--filter", "tcp", "--max-connections", "7")
+    assert Counter(record["reason"] for record in parsed(done)) == {"evicted": 3, "shutdown": 7}
+    assert said(done)[0].startswith("note: 3 connections were never answered, and ended early to make room")
 
 
 # --- what is refused ------------------------------------------------------------------------------------
