@@ -8,7 +8,9 @@
 #ifndef FLOWML_PARSE_H
 #define FLOWML_PARSE_H
 
+#include "bytes.h"
 #include "flow.h"
+#include "key.h"
 
 /* EtherTypes and IP protocols are different things: the prefix says which one a number is. */
 #define ETHERTYPE_IPV4	 0x0800
@@ -81,66 +83,6 @@ struct packet {
 	__u8 no_mac;	     /* 1: the link has none; never so on Ethernet */
 };
 
-/* BPF reads unaligned words as they lie; C on the CPU may not. */
-static __always_inline __u16 load16(const __u8 *at)
-{
-#ifdef FLOWML_BPF
-	return *(const __u16 *)at;
-#else
-	__u16 value;
-	__builtin_memcpy(&value, at, sizeof(value));
-	return value;
-#endif
-}
-
-static __always_inline __u32 load32(const __u8 *at)
-{
-#ifdef FLOWML_BPF
-	return *(const __u32 *)at;
-#else
-	__u32 value;
-	__builtin_memcpy(&value, at, sizeof(value));
-	return value;
-#endif
-}
-
-/* Network order to the order of this machine. */
-static __always_inline __u16 host16(__u16 network)
-{
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	return __builtin_bswap16(network);
-#else
-	return network;
-#endif
-}
-
-static __always_inline __u32 host32(__u32 network)
-{
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	return __builtin_bswap32(network);
-#else
-	return network;
-#endif
-}
-
-/*
- * The same value, but below a power of two is all that the verifier knows of it: else it would follow each
- * number of tags and each length of a header on its own through all that comes after.
- */
-static __always_inline __u32 below(__u32 value, __u32 power, __u16 anything)
-{
-#ifdef FLOWML_BPF
-	__u64 word = value, noise = anything;
-
-	asm volatile("%0 ^= %1" : "+r"(word) : "r"(noise));
-	asm volatile("%0 ^= %1" : "+r"(word) : "r"(noise));
-	return word & (power - 1);
-#else
-	(void)power, (void)anything;
-	return value;
-#endif
-}
-
 /* The link header: where the frame comes from, and what it carries. */
 static __always_inline enum counter parse_ethernet(struct cursor *cur, struct packet *pkt, __u16 *ethertype)
 {
@@ -189,67 +131,6 @@ static __always_inline enum counter parse_tags(struct cursor *cur, __u16 *ethert
 	return *ethertype == ETHERTYPE_PPPOE ? parse_pppoe(cur, ethertype) : COUNT_tracked;
 }
 
-/* ---- The key. Any total order of endpoints does; this one compares the words as loaded. ---- */
-
-#if FLOWML_WIDE_KEYS
-
-#define MAPPED __builtin_bswap32(0x0000ffff) /* the third word of ::ffff:a.b.c.d, in network order */
-
-/* Half an address, as two words. */
-static __always_inline __u64 half(const __be32 *words)
-{
-	return (__u64)words[0] << 32 | words[1];
-}
-
-static __always_inline void set_address(__be32 to[4], const __u8 *at, __u32 version)
-{
-	for (int i = 0; i < 4; i++)
-		to[i] = version == 6 ? load32(at + 4 * i) : i == 3 ? load32(at) : i == 2 ? MAPPED : 0;
-}
-
-static __always_inline void set_key(struct packet *pkt, const __u8 *saddr, const __u8 *daddr, __u32 version,
-				    __be16 sport, __be16 dport)
-{
-	struct flow_key *key = &pkt->key;
-	__be32 source[4], destination[4];
-	__u64 first, second;
-
-	set_address(source, saddr, version);
-	set_address(destination, daddr, version);
-	first = half(source) ^ half(destination);
-	second = half(source + 2) ^ half(destination + 2);
-	if (first)
-		pkt->sender_is_high = half(source) > half(destination);
-	else if (second)
-		pkt->sender_is_high = half(source + 2) > half(destination + 2);
-	else
-		pkt->sender_is_high = sport > dport;
-	for (int i = 0; i < 4; i++) {
-		key->low_addr[i] = pkt->sender_is_high ? destination[i] : source[i];
-		key->high_addr[i] = pkt->sender_is_high ? source[i] : destination[i];
-	}
-	key->low_port = pkt->sender_is_high ? dport : sport;
-	key->high_port = pkt->sender_is_high ? sport : dport;
-	key->ip_version = version;
-}
-
-#else
-
-static __always_inline void set_key(struct packet *pkt, const __u8 *saddr, const __u8 *daddr, __u32 version,
-				    __be16 sport, __be16 dport)
-{
-	__be32 source = load32(saddr), destination = load32(daddr);
-
-	(void)version; /* 4 */
-	pkt->sender_is_high = source > destination || (source == destination && sport > dport);
-	pkt->key.low_addr = pkt->sender_is_high ? destination : source;
-	pkt->key.high_addr = pkt->sender_is_high ? source : destination;
-	pkt->key.low_port = pkt->sender_is_high ? dport : sport;
-	pkt->key.high_port = pkt->sender_is_high ? sport : dport;
-}
-
-#endif
-
 /* ---- IP and TCP ---- */
 
 /*
@@ -273,7 +154,8 @@ static __always_inline enum counter parse_tcp(struct cursor *cur, struct packet 
 	if (tcp + tcp_len > cur->end)
 		return COUNT_truncated;
 
-	set_key(pkt, ip + addresses, ip + addresses + address_len, version, load16(tcp), load16(tcp + 2));
+	pkt->sender_is_high = set_key(&pkt->key, ip + addresses, ip + addresses + address_len, version,
+				      load16(tcp), load16(tcp + 2));
 	pkt->sequence = host32(load32(tcp + 4));
 	pkt->flags = tcp[13];
 	pkt->headers_len = ip_len - phantom + tcp_len;

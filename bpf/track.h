@@ -28,6 +28,7 @@
 #define FLOWML_TRACK_H
 
 #include "flow.h"
+#include "key.h"
 #include "parse.h"
 
 /* The atomic operations, by name, so that a test can show what happens without them. */
@@ -119,65 +120,6 @@ static __always_inline int flow_at_rest(struct flow *flow, enum side side, __u64
 		return gate_seal(&flow->side[RESPONDER].gate, left);
 
 	return sealed && gate_seal(&flow->side[RESPONDER].gate, gate_close(&flow->side[RESPONDER].gate));
-}
-
-/* ---- A flow and its key ---- */
-
-#if FLOWML_WIDE_KEYS
-
-static __always_inline void set_ends(struct flow *flow, const struct flow_key *key)
-{
-	__builtin_memcpy(&flow->ends, key, sizeof(flow->ends));
-	flow->ip_version = key->ip_version;
-}
-
-static __always_inline struct flow_key flow_key_of(const struct flow *flow)
-{
-	struct flow_key key = {.ip_version = flow->ip_version};
-
-	__builtin_memcpy(&key, &flow->ends, sizeof(flow->ends));
-	return key;
-}
-
-#else
-
-static __always_inline void set_ends(struct flow *flow, const struct flow_key *key)
-{
-	struct flow_ends *ends = &flow->ends;
-
-	ends->low_addr[0] = ends->low_addr[1] = ends->high_addr[0] = ends->high_addr[1] = 0;
-	ends->low_addr[2] = ends->high_addr[2] = __builtin_bswap32(0x0000ffff);
-	ends->low_addr[3] = key->low_addr;
-	ends->high_addr[3] = key->high_addr;
-	ends->low_port = key->low_port;
-	ends->high_port = key->high_port;
-	flow->ip_version = 4;
-}
-
-static __always_inline struct flow_key flow_key_of(const struct flow *flow)
-{
-	const struct flow_ends *ends = &flow->ends;
-
-	return (struct flow_key){
-		.low_addr = ends->low_addr[3],
-		.high_addr = ends->high_addr[3],
-		.low_port = ends->low_port,
-		.high_port = ends->high_port,
-	};
-}
-
-#endif
-
-/* Without a branch for each word, which the verifier would follow in all their combinations. */
-static __always_inline int has_key(const struct flow *flow, const struct flow_key *key)
-{
-	struct flow_key own = flow_key_of(flow);
-	const __u32 *ours = (const __u32 *)&own, *theirs = (const __u32 *)key;
-	__u32 differences = 0;
-
-	for (unsigned int i = 0; i < sizeof(own) / sizeof(*ours); i++)
-		differences |= ours[i] ^ theirs[i];
-	return differences == 0;
 }
 
 /* ---- The start of a flow ---- */

@@ -118,9 +118,11 @@ def test_a_compiling_process_that_dies_is_said(asked: bool) -> None:
     Path(found[2]).unlink()
 
 
-def test_a_table_that_is_too_large_for_the_memory_is_no_error_of_the_compiler() -> None:
+def test_a_table_that_is_too_large_for_the_memory_is_no_error_of_the_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The line says what to lower; no file is left."""
-    left = set(Path(tempfile.gettempdir()).glob("flowml-compiler-*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     connections = 2 * memory // FLOW.itemsize
     large = compile_flags(
@@ -133,7 +135,7 @@ def test_a_table_that_is_too_large_for_the_memory_is_no_error_of_the_compiler() 
     refusal = r"^the kernel refuses the map \w+ \(.*\): lower --max-connections, or ring_bytes"
     with pytest.raises(KernelError, match=refusal), Compiler() as compiler:
         compiler.load(large, max_connections=connections)
-    assert set(Path(tempfile.gettempdir()).glob("flowml-compiler-*")) <= left
+    assert not list(tmp_path.iterdir())
 
 
 FEW_FILES = """
