@@ -59,7 +59,7 @@ def attach(interfaces: Sequence[str], settings: Settings, *, force: bool = False
 
         def read_model() -> ModelFiles:
             files = open_model(Path(settings.model), labels, opener, force=force)
-            files.check(filter=settings.filter, timeouts=settings.timeouts)
+            files.check(filter=settings.filter, ip=settings.ip, timeouts=settings.timeouts)
             return files
 
         _online(interfaces, settings, read_model)

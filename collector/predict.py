@@ -53,10 +53,10 @@ def settings_of(files: ModelFiles, settings: Settings, *, given: Sequence[str]) 
     """
     contract = files.contract
     if contract is not None:
-        trained = {"filter": contract.filter, **contract.timeouts}
+        trained = {"filter": contract.filter, "ip": contract.ip, **contract.timeouts}
         known = {name: value for name, value in trained.items() if value is not None and name not in given}
         settings = replace(settings, **known)  # type: ignore[arg-type]
-    files.check(filter=settings.filter, timeouts=settings.timeouts)
+    files.check(filter=settings.filter, ip=settings.ip, timeouts=settings.timeouts)
     return settings
 
 
@@ -185,12 +185,11 @@ class _Run:
         if self.files.contract is None or name == STANDARD_INPUT:
             return
         made = origin.read([Path(name)])
-        timeouts = {key: value for key, value in made.timeouts.items() if value is not None}
-        if made.filter is None or len(timeouts) < len(made.timeouts):
+        if made.unknown():
             log(f"warning: {name} does not say how it was made ({origin.origin_path(Path(name)).name})")
         else:
             said = len(self.files.warnings)
-            self.files.check(filter=made.filter, timeouts=timeouts)
+            self.files.check(filter=made.filter, ip=made.ip, timeouts=made.timeouts)
             for warning in self.files.warnings[said:]:
                 log(f"warning: {warning}")
 

@@ -79,7 +79,7 @@ def run(
     where = device.find(place)
     files = open_model(model, labels_file, contract_file=meta, force=force)
     captured = origin.read(paths)
-    files.check(filter=captured.filter, timeouts=captured.timeouts)
+    files.check(filter=captured.filter, ip=captured.ip, timeouts=captured.timeouts)
     classifier = _classifier(files, flags)
     classifier.to(where)
     data = dataset.read(paths, skip_bad=skip_bad, to_train=False)

@@ -9,13 +9,13 @@ from collector import privileges
 from collector.config import Settings
 from collector.errors import InputError
 from collector.sink import STANDARD_OUTPUT
-from ml.origin import origin_path
+from ml.origin import IP_BEFORE, origin_path
 
 __all__ = ["check_origin", "write_origin"]
 
 
 def _origin(settings: Settings) -> dict[str, object]:
-    return {"filter": settings.filter, **settings.timeouts}
+    return {"filter": settings.filter, "ip": settings.ip, **settings.timeouts}
 
 
 def check_origin(settings: Settings) -> None:
@@ -32,6 +32,8 @@ def check_origin(settings: Settings) -> None:
             if settings.outfile == STANDARD_OUTPUT or not data.is_file() or not data.stat().st_size:
                 return
             before = json.loads(path.read_bytes())
+            if isinstance(before, dict):
+                before.setdefault("ip", IP_BEFORE)
     except FileNotFoundError as error:
         raise InputError(
             f"{data} holds lines already, and no {path.name} beside it says how they were made: "

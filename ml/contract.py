@@ -12,7 +12,7 @@ import orjson
 
 from collector.errors import ModelError
 from collector.features import FEATURES
-from ml.origin import TIMEOUTS, Origin
+from ml.origin import IP_BEFORE, Origin
 
 __all__ = ["NAN_KEPT", "Contract", "flowml_features", "library_versions"]
 
@@ -37,7 +37,7 @@ class Contract:
         Name and unit of every column, in order.
     nan
         What becomes of NaN before the estimator sees it.
-    filter, timeouts
+    filter, ip, timeouts
         As in `Origin`.
     classes
         Label to number of training rows.
@@ -58,6 +58,7 @@ class Contract:
     features: tuple[tuple[str, str], ...]
     nan: str
     filter: str | None
+    ip: str | None
     timeouts: dict[str, int | None]
     classes: dict[str, int]
     estimator: str
@@ -100,6 +101,7 @@ class Contract:
                 f"{name} has format {document['format']!r}, this flowml reads format {FORMAT}; "
                 "use the flowml that wrote it, or train the model again with this one"
             )
+        document.setdefault("ip", IP_BEFORE)
         for member, (is_right, kind) in _MEMBERS.items():
             if member not in document or not is_right(document[member]):
                 raise ModelError(
@@ -132,24 +134,25 @@ class Contract:
         What one of them does not know is no difference.
         """
         found = []
-        if None not in (self.filter, asked.filter) and self.filter != asked.filter:
-            found.append(
-                f"{model} was trained on filter={self.filter}, but filter={asked.filter} is asked: "
-                f"pass --filter {self.filter}, or train on such data"
-            )
-        for name, value in asked.timeouts.items():
-            trained = self.timeouts.get(name)
+        flags = {"filter": (self.filter, asked.filter), "ip": (self.ip, asked.ip)}
+        for name, (trained, value) in flags.items():
             if None not in (trained, value) and trained != value:
                 found.append(
-                    f"{model} was trained on {name}={trained} ms, but {name}={value} ms is asked: "
-                    f"set {name} to {trained}, or train on such data"
+                    f"{model} was trained on {name}={trained}, but {name}={value} is asked: "
+                    f"pass --{name} {trained}, or train on such data"
+                )
+        for name, asked_ms in asked.timeouts.items():
+            trained_ms = self.timeouts.get(name)
+            if None not in (trained_ms, asked_ms) and trained_ms != asked_ms:
+                found.append(
+                    f"{model} was trained on {name}={trained_ms} ms, but {name}={asked_ms} ms is asked: "
+                    f"set {name} to {trained_ms}, or train on such data"
                 )
         return found
 
     def unknown_origin(self) -> list[str]:
         """The settings of the training data's capture that are not known."""
-        unknown = [name for name in TIMEOUTS if self.timeouts.get(name) is None]
-        return unknown if self.filter is not None else ["filter", *unknown]
+        return Origin(self.filter, self.ip, self.timeouts).unknown()
 
 
 def flowml_features() -> tuple[tuple[str, str], ...]:
@@ -211,6 +214,7 @@ _MEMBERS: dict[str, tuple[Callable[[object], bool], str]] = {
     "features": (_is_features, "an array of objects with name and unit"),
     "nan": (_is_text, "text"),
     "filter": (_is_text_or_null, "text or null"),
+    "ip": (_is_text_or_null, "text or null"),
     "timeouts": (_object_of(_is_count_or_null), "an object of milliseconds or null"),
     "classes": (_object_of(lambda rows: rows is not None and _is_count_or_null(rows)), "an object of counts"),
     "estimator": (_is_text, "text"),

@@ -188,7 +188,7 @@ def evaluate(
         report.make_folder(report_to)
     captured = origin.read(paths)
     files = open_model(model, labels_file, force=force)
-    files.check(filter=captured.filter, timeouts=captured.timeouts)
+    files.check(filter=captured.filter, ip=captured.ip, timeouts=captured.timeouts)
     classifier = files.load()
     data = dataset.read(paths, skip_bad=skip_bad, to_train=False)
     for warning in [*files.warnings, *_doubts(files.contract, captured, data)]:
@@ -252,8 +252,7 @@ def _doubts(contract: Contract | None, captured: origin.Origin, data: Dataset) -
         doubts.append(
             f"left out {len(data.bad)} of {len(data) + len(data.bad)} rows: {dataset.summary(data.bad)}"
         )
-    unknown = ["filter"] * (captured.filter is None) + [n for n, v in captured.timeouts.items() if v is None]
-    if contract is not None and unknown:
+    if contract is not None and (unknown := captured.unknown()):
         doubts.append(
             f"the test data does not say with which {', '.join(unknown)} it was captured: "
             "scores only mean something if it was as the training data was"

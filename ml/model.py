@@ -180,27 +180,29 @@ class ModelFiles:
             return ["sklearn.ensemble"]
         return [f"sklearn.{package}" for package in _SKLEARN_PACKAGES]
 
-    def check(self, *, filter: str | None, timeouts: Mapping[str, int | None]) -> None:
+    def check(self, *, filter: str | None, ip: str | None, timeouts: Mapping[str, int | None]) -> None:
         """Compares the contract with the capture that the model is to serve.
 
         Parameters
         ----------
         filter
             Which connections will be asked about: tls or tcp; None if that is not known.
+        ip
+            The same of versions of IP: 4, 6 or both.
         timeouts
             `origin.TIMEOUTS`, in milliseconds; None where that is not known.
 
         Raises
         ------
         ModelError
-            Features, NaN rule, filter or a timeout differ; the text names the difference. With `force` all
+            Features, NaN rule, filter, ip or a timeout differ; the text names the difference. With `force` all
             of them are warnings. What the contract does not know is only warned of.
         """
         if self.contract is None:
             return
         name = self.path.name
         self._refuse(self.contract.feature_differences(name))
-        self._refuse(self.contract.origin_differences(name, Origin(filter, dict(timeouts))))
+        self._refuse(self.contract.origin_differences(name, Origin(filter, ip, dict(timeouts))))
         if unknown := self.contract.unknown_origin():
             self.warnings.append(
                 f"{name} does not say with which {', '.join(unknown)} its training data was "

@@ -1,6 +1,6 @@
 """How training data was captured, which the rows themselves do not say.
 
-Beside `TRAIN.jsonl` stands `TRAIN.jsonl.meta.json`, an object with `filter` and the `TIMEOUTS`.
+Beside `TRAIN.jsonl` stands `TRAIN.jsonl.meta.json`, an object with `filter`, `ip` and the `TIMEOUTS`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import orjson
 
 from collector.errors import DatasetError
 
-__all__ = ["TIMEOUTS", "Origin", "origin_path", "read"]
+__all__ = ["IP_BEFORE", "TIMEOUTS", "Origin", "origin_path", "read"]
 
 TIMEOUTS = ("tcp_establish_timeout", "tcp_inactivity_timeout")
 """Settings that decide where a connection ends, in milliseconds."""
+
+IP_BEFORE = "4"
+"""What was captured where nothing is said of `ip`: there was no other then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,15 @@ class Origin:
 
     filter: str | None
     """tls or tcp."""
+    ip: str | None
+    """4, 6 or both."""
     timeouts: dict[str, int | None]
     """The `TIMEOUTS`, in milliseconds."""
+
+    def unknown(self) -> list[str]:
+        """The names of what is not known."""
+        told = {"filter": self.filter, "ip": self.ip, **{name: self.timeouts.get(name) for name in TIMEOUTS}}
+        return [name for name, value in told.items() if value is None]
 
 
 def origin_path(data: Path) -> Path:
@@ -47,7 +57,7 @@ def read(paths: Sequence[Path]) -> Origin:
     """
     told = [(path, _sidecar(origin_path(path))) for path in paths]
     common: dict[str, Any] = {}
-    for name in ("filter", *TIMEOUTS):
+    for name in ("filter", "ip", *TIMEOUTS):
         known = [(path, origin[name]) for path, origin in told if origin.get(name) is not None]
         for path, value in known:
             if value != known[0][1]:
@@ -56,7 +66,7 @@ def read(paths: Sequence[Path]) -> Origin:
                     "train on data that was captured alike"
                 )
         common[name] = known[0][1] if len(known) == len(paths) else None
-    return Origin(common["filter"], {name: common[name] for name in TIMEOUTS})
+    return Origin(common["filter"], common["ip"], {name: common[name] for name in TIMEOUTS})
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
@@ -70,14 +80,14 @@ def _sidecar(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path} is not JSON ({error}); correct it, or remove it") from None
     if (
         not isinstance(document, dict)
-        or not isinstance(document.get("filter"), (str, type(None)))
+        or not all(isinstance(document.get(name), (str, type(None))) for name in ("filter", "ip"))
         or not all(_is_count_or_null(document.get(name)) for name in TIMEOUTS)
     ):
         raise DatasetError(
-            f"{path} is not an object with filter (text) and {', '.join(TIMEOUTS)} (milliseconds); "
+            f"{path} is not an object with filter and ip (text) and {', '.join(TIMEOUTS)} (milliseconds); "
             "correct it, or remove it"
         )
-    return document
+    return {"ip": IP_BEFORE, **document}
 
 
 def _is_count_or_null(value: object) -> bool:

@@ -35,7 +35,17 @@ def about(name: str, contract: Contract | None) -> dict[str, Any]:
     """What a report tells of the model."""
     if contract is None:
         return {"name": name, "contract": None}
-    told = ("estimator", "parameters", "filter", "timeouts", "nan", "versions", "created", "model_sha256")
+    told = (
+        "estimator",
+        "parameters",
+        "filter",
+        "ip",
+        "timeouts",
+        "nan",
+        "versions",
+        "created",
+        "model_sha256",
+    )
     return {"name": name, "contract": {member: getattr(contract, member) for member in told}}
 
 

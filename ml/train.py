@@ -185,6 +185,7 @@ def carry_out(
         features=flowml_features(),
         nan=NAN_KEPT,
         filter=captured.filter,
+        ip=captured.ip,
         timeouts=captured.timeouts,
         classes=dict(zip(data.classes, data.counts().tolist(), strict=True)),
         estimator=estimator,

@@ -43,7 +43,7 @@ def extract(
     """Write the features of each connection of captures: the same as `collect` from the wire.
 
     In the order of their starts, capture by capture. Needs no root. Beside the file, FILE.meta.json says with
-    which filter and timeouts it was made.
+    which filter, ip and timeouts it was made.
     """
     from collector import offline
     from collector.settings_file import read_settings

@@ -88,7 +88,8 @@ User = Annotated[str | None, _flag("user", "NAME")]
 Xdp = Annotated[str | None, _flag("xdp", "MODE")]
 Egress = Annotated[str | None, _flag("egress", "HOOK")]
 Force = Annotated[
-    bool, typer.Option("--force", help="go on with a model that is for other features, filter or timeouts")
+    bool,
+    typer.Option("--force", help="go on with a model that is for other features, filter, ip or timeouts"),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="go on even if many rows are unusable")]
 

@@ -113,7 +113,7 @@ def collect(
 ) -> None:
     """Write the features of each connection, live: training data.
 
-    Beside the file, FILE.meta.json says with which filter and timeouts it was made.
+    Beside the file, FILE.meta.json says with which filter, ip and timeouts it was made.
     """
     from collector import privileges
 

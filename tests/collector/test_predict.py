@@ -110,6 +110,32 @@ def test_which_connections_there_are_is_decided_by_the_model(folder: Path, tmp_p
         assert said.splitlines()[-1].startswith("flowml: m.joblib was trained on filter=tls, but filter=tcp")
 
 
+def test_so_are_the_versions_of_ip(folder: Path, tmp_path: Path) -> None:
+    """What was trained on both is asked about both; another `--ip`, or such rows, are refused without
+    `--force`."""
+    both = ("--ip", "both")
+    assert run("extract", folder / "c.pcap", *both, "--outfile", tmp_path / "both.jsonl")[0] == 0
+    assert json.loads((tmp_path / "both.jsonl.meta.json").read_text())["ip"] == "both"
+    assert run("train", tmp_path / "both.jsonl", tmp_path / "both.joblib", "--trees", "5")[0] == 0
+    assert json.loads((tmp_path / "both.joblib.meta.json").read_text())["ip"] == "both"
+
+    code, out, said = run("predict", tmp_path / "both.joblib", folder / "c.pcap", "--outfile", "-")
+    assert (code, len(out.splitlines())) == (0, 22), said
+
+    for model, *arguments, difference in (
+        ("both.joblib", folder / "c.pcap", "--ip", "4", "ip=both, but ip=4"),
+        ("both.joblib", folder / "rows.jsonl", "ip=both, but ip=4"),
+        ("m.joblib", folder / "c.pcap", *both, "ip=4, but ip=both"),
+    ):
+        path = tmp_path / model if model == "both.joblib" else folder / model
+        code, out, said = run("predict", path, *arguments, "--outfile", "-")
+        assert (code, out) == (3, "")
+        assert said.splitlines()[-1].startswith(f"flowml: {model} was trained on {difference} is asked")
+        code, out, said = run("predict", path, *arguments, "--outfile", "-", "--force")
+        assert (code, len(out.splitlines())) == (0, 22)
+        assert f"warning: {model} was trained on {difference} is asked" in said
+
+
 def test_an_input_that_cannot_be_read_is_told_of_and_the_next_one_is(folder: Path, tmp_path: Path) -> None:
     """A line each; exit 3; nothing of the others is missing."""
     rows = (folder / "rows.jsonl").read_bytes().splitlines(keepends=True)

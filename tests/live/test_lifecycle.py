@@ -188,9 +188,18 @@ def test_what_is_beside_training_data_holds_for_all_of_it(wire: Pair, tmp_path: 
     before = outfile.read_bytes()
     assert before.count(b"\n") == 2
 
-    code, said = run_to_its_end(*where, "--filter", "tls", ns=wire.right.ns)
+    for other in (("--filter", "tls"), (*CAPTURE, "--ip", "both")):
+        code, said = run_to_its_end(*where, *other, ns=wire.right.ns)
+        assert (code, len(said.splitlines())) == (3, 1)
+        assert "holds connections collected with other settings" in said
+
+    told = json.loads(beside.read_text())
+    assert told.pop("ip") == "4"
+    beside.write_text(json.dumps(told))  # as it was written before there was another
+    code, said = run_to_its_end(*where, *CAPTURE, "--ip", "6", ns=wire.right.ns)
     assert (code, len(said.splitlines())) == (3, 1)
-    assert "holds connections collected with other settings" in said
+    with flowml(wire.right, *where, *CAPTURE, own_outfile=True) as running:
+        assert running.stop() == 0
 
     beside.unlink()
     code, said = run_to_its_end(*where, *CAPTURE, ns=wire.right.ns)

@@ -67,6 +67,7 @@ def contract(**changes: Any) -> Contract:
         "features": flowml_features(),
         "nan": NAN_KEPT,
         "filter": "tls",
+        "ip": "4",
         "timeouts": dict(TIMEOUTS),
         "classes": dict.fromkeys(MACS, 7),
         "estimator": "sklearn.ensemble._forest.RandomForestClassifier",

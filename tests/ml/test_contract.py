@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,15 @@ from ml.origin import Origin
 from tests.ml.samples import TIMEOUTS, contract
 
 OURS = flowml_features()
-ASKED = Origin("tls", dict(TIMEOUTS))
+ASKED = Origin("tls", "4", dict(TIMEOUTS))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"filter": None, "timeouts": dict.fromkeys(TIMEOUTS)},
+        {"filter": None, "ip": None, "timeouts": dict.fromkeys(TIMEOUTS)},
+        {"ip": "both"},
         {"classes": {"Küche": 1, "": 2}, "model_sha256": "a" * 64},
         {"scores": {"split": "row", "accuracy": None, "n_train": 3}},
     ],
@@ -53,6 +55,18 @@ def test_unknown_members_are_ignored() -> None:
     document = {**orjson.loads(contract().to_json()), "colour": "blue"}
 
     assert Contract.from_json(orjson.dumps(document), "x") == contract()
+
+
+def test_a_contract_from_before_ip() -> None:
+    """One that says nothing of `ip` is of a model of IPv4: others are refused it, all else is as it was."""
+    document = orjson.loads(contract().to_json())
+    del document["ip"]
+    before = Contract.from_json(orjson.dumps(document), "x")
+
+    assert before == contract()
+    assert before.origin_differences("m.joblib", replace(ASKED, ip="both")) == [
+        "m.joblib was trained on ip=4, but ip=both is asked: pass --ip 4, or train on such data"
+    ]
 
 
 def test_versions() -> None:
@@ -143,7 +157,7 @@ def test_same_origin() -> None:
 
 def test_other_origin() -> None:
     """Each other filter or timeout is told, with both values and the way out."""
-    asked = Origin("tcp", {**TIMEOUTS, "tcp_inactivity_timeout": 60_000})
+    asked = Origin("tcp", "4", {**TIMEOUTS, "tcp_inactivity_timeout": 60_000})
 
     assert contract().origin_differences("m.joblib", asked) == [
         "m.joblib was trained on filter=tls, but filter=tcp is asked: "
@@ -155,8 +169,8 @@ def test_other_origin() -> None:
 
 def test_unknown_origin() -> None:
     """What is not known, on either side, cannot differ: it is only told."""
-    unknown = contract(filter=None, timeouts={"tcp_establish_timeout": 5000})
+    unknown = contract(filter=None, ip=None, timeouts={"tcp_establish_timeout": 5000})
 
-    assert unknown.unknown_origin() == ["filter", "tcp_inactivity_timeout"]
+    assert unknown.unknown_origin() == ["filter", "ip", "tcp_inactivity_timeout"]
     assert unknown.origin_differences("m.joblib", ASKED) == []
-    assert contract().origin_differences("m.joblib", Origin(None, dict.fromkeys(TIMEOUTS))) == []
+    assert contract().origin_differences("m.joblib", Origin(None, None, dict.fromkeys(TIMEOUTS))) == []

@@ -105,6 +105,7 @@ def test_data_that_the_model_was_trained_on(model: Path) -> None:
     ("changes", "difference"),
     [
         ({"filter": "tls"}, "model.joblib was trained on filter=tcp, but filter=tls is asked"),
+        ({"ip": "6"}, "model.joblib was trained on ip=4, but ip=6 is asked"),
         (
             {"tcp_establish_timeout": 7},
             "model.joblib was trained on tcp_establish_timeout=5000 ms, but tcp_establish_timeout=7 ms is "
@@ -135,7 +136,7 @@ def test_data_that_does_not_say_how_it_was_captured(model: Path, tmp_path: Path)
     evaluate(model, [write(tmp_path / "test.jsonl", rows(9))], say=lines.append)
 
     assert lines[0] == (
-        "warning: the test data does not say with which filter, tcp_establish_timeout, "
+        "warning: the test data does not say with which filter, ip, tcp_establish_timeout, "
         "tcp_inactivity_timeout it was captured: scores only mean something if it was as the training data "
         "was"
     )

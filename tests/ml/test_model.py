@@ -70,7 +70,7 @@ def refusal(action: Callable[[], object]) -> str:
 def test_round_trip(saved: Path) -> None:
     """What was saved is served: the same probabilities, NaN and all, the labels, and no warning."""
     files = open_model(saved)
-    files.check(filter="tls", timeouts=TIMEOUTS)
+    files.check(filter="tls", ip="4", timeouts=TIMEOUTS)
     classifier = files.load()
 
     classes, probabilities = classifier.predict(X)
@@ -156,7 +156,7 @@ def test_opening_does_not_unpickle(bare: Callable[[Any], Path], tmp_path: Path) 
             return Path.touch, (trace,)
 
     files = open_model(bare(Hostile()))
-    files.check(filter="tls", timeouts=TIMEOUTS)
+    files.check(filter="tls", ip="4", timeouts=TIMEOUTS)
     files.modules()
 
     assert not trace.exists()
@@ -207,7 +207,7 @@ def test_missing_files(saved: Path, tmp_path: Path) -> None:
 def test_bare_estimator(bare: Callable[[Any], Path]) -> None:
     """An estimator without contract and labels is served, with a warning of each."""
     files = open_model(bare(FOREST))
-    files.check(filter="tcp", timeouts=TIMEOUTS)
+    files.check(filter="tcp", ip="4", timeouts=TIMEOUTS)
 
     classifier = files.load()
 
@@ -386,12 +386,12 @@ def test_other_capture(saved: Path) -> None:
     """A capture unlike the training data is refused; `check` passes on what the contract says."""
     files = open_model(saved)
 
-    assert refusal(lambda: files.check(filter="tcp", timeouts=TIMEOUTS)) == (
+    assert refusal(lambda: files.check(filter="tcp", ip="4", timeouts=TIMEOUTS)) == (
         "model.joblib was trained on filter=tls, but filter=tcp is asked: "
         "pass --filter tls, or train on such data; or go on all the same with --force"
     )
     assert "60000" in refusal(
-        lambda: files.check(filter="tls", timeouts={**TIMEOUTS, "tcp_inactivity_timeout": 60_000})
+        lambda: files.check(filter="tls", ip="4", timeouts={**TIMEOUTS, "tcp_inactivity_timeout": 60_000})
     )
 
 
@@ -401,7 +401,7 @@ def test_unknown_capture(tmp_path: Path) -> None:
     save(path, FOREST, MACS, contract(filter=None))
     files = open_model(path)
 
-    files.check(filter="tcp", timeouts=TIMEOUTS)
+    files.check(filter="tcp", ip="4", timeouts=TIMEOUTS)
 
     assert files.warnings == [
         "model.joblib does not say with which filter its training data was captured: "
@@ -420,7 +420,7 @@ def test_other_features(tmp_path: Path) -> None:
         "model.joblib was trained on other features: its feature 1 is proto, flowml's is dur; "
         "train it again; or go on all the same with --force"
     )
-    assert refusal(lambda: files.check(filter="tls", timeouts=TIMEOUTS)) == expected
+    assert refusal(lambda: files.check(filter="tls", ip="4", timeouts=TIMEOUTS)) == expected
     assert refusal(files.load) == expected
 
 
@@ -431,7 +431,7 @@ def test_force(tmp_path: Path) -> None:
     save(path, FOREST, MACS, contract(features=(features[1], features[0], *features[2:]), nan="-1"))
     files = open_model(path, force=True)
 
-    files.check(filter="tcp", timeouts={**TIMEOUTS, "tcp_establish_timeout": 1})
+    files.check(filter="tcp", ip="4", timeouts={**TIMEOUTS, "tcp_establish_timeout": 1})
 
     assert files.load().labels == MACS
     assert [warning.split(";")[0].split(":")[0] for warning in files.warnings] == [

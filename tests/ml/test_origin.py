@@ -26,7 +26,7 @@ def test_known(tmp_path: Path) -> None:
     paths = [data(tmp_path, name, filter="tls", **TIMEOUTS, more=1) for name in ("a.jsonl", "b.jsonl")]
 
     assert (tmp_path / "a.jsonl.meta.json").is_file()
-    assert origin.read(paths) == Origin("tls", TIMEOUTS)  # type: ignore[arg-type]
+    assert origin.read(paths) == Origin("tls", "4", TIMEOUTS)  # type: ignore[arg-type]
 
 
 def test_unknown(tmp_path: Path) -> None:
@@ -35,8 +35,22 @@ def test_unknown(tmp_path: Path) -> None:
     part = data(tmp_path, "b.jsonl", filter="tls", tcp_establish_timeout=None)
     nothing = {"tcp_establish_timeout": None, "tcp_inactivity_timeout": None}
 
-    assert origin.read([full, part]) == Origin("tls", nothing)  # type: ignore[arg-type]
-    assert origin.read([full, tmp_path / "c.jsonl"]) == Origin(None, nothing)  # type: ignore[arg-type]
+    assert origin.read([full, part]) == Origin("tls", "4", nothing)  # type: ignore[arg-type]
+    assert origin.read([full, tmp_path / "c.jsonl"]) == Origin(None, None, nothing)  # type: ignore[arg-type]
+
+
+def test_ip(tmp_path: Path) -> None:
+    """What says nothing of `ip` is of a time when there was IPv4 alone; what stands there is taken."""
+    before = data(tmp_path, "a.jsonl", filter="tls", **TIMEOUTS)
+    both = data(tmp_path, "b.jsonl", filter="tls", ip="both", **TIMEOUTS)
+    null = data(tmp_path, "c.jsonl", filter="tls", ip=None, **TIMEOUTS)
+
+    assert [origin.read([path]).ip for path in (before, both, null)] == ["4", "both", None]
+    assert origin.read([null]).unknown() == ["ip"]
+    with pytest.raises(
+        DatasetError, match=r"a\.jsonl was captured with ip=4, .*b\.jsonl with ip=both; train on"
+    ):
+        origin.read([before, both])
 
 
 def test_disagreement(tmp_path: Path) -> None:
@@ -58,6 +72,7 @@ def test_disagreement(tmp_path: Path) -> None:
     [
         b"[]",
         b'{"filter": 6}',
+        b'{"ip": 6}',
         b'{"tcp_establish_timeout": "5000"}',
         b'{"tcp_establish_timeout": -1}',
         b'{"tcp_inactivity_timeout": true}',
@@ -72,8 +87,8 @@ def test_wrong_kind(tmp_path: Path, text: bytes) -> None:
         origin.read([tmp_path / "a.jsonl"])
 
     assert str(refused.value) == (
-        f"{path} is not an object with filter (text) and tcp_establish_timeout, tcp_inactivity_timeout "
-        "(milliseconds); correct it, or remove it"
+        f"{path} is not an object with filter and ip (text) and tcp_establish_timeout, "
+        "tcp_inactivity_timeout (milliseconds); correct it, or remove it"
     )
 
 

@@ -35,7 +35,7 @@ def test_train(tmp_path: Path) -> None:
     scores = train([data], path, group_by="row", trees=7, seed=3, say=silent)
 
     files = open_model(path)
-    files.check(filter="tls", timeouts=TIMEOUTS)
+    files.check(filter="tls", ip="4", timeouts=TIMEOUTS)
     classifier = files.load()
     classes, _ = classifier.predict(np.array([[50.0] * 17, [-50.0] * 17]))
     assert files.warnings == []

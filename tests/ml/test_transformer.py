@@ -70,7 +70,7 @@ def refusal(action: Callable[[], object], kind: type[FlowmlError] = ModelError) 
 def test_round_trip(saved: Path) -> None:
     """What was saved is served, told from a pickle by its content: the same probabilities, and the labels."""
     files = open_model(saved)
-    files.check(filter="tls", timeouts=TIMEOUTS)
+    files.check(filter="tls", ip="4", timeouts=TIMEOUTS)
 
     served = files.load()
 
