@@ -195,8 +195,8 @@ class ModelFiles:
         Raises
         ------
         ModelError
-            Features, NaN rule, filter, ip or a timeout differ; the text names the difference. With `force` all
-            of them are warnings. What the contract does not know is only warned of.
+            Features, NaN rule, filter, ip or a timeout differ; the text names the difference. With `force`
+            all of them are warnings. What the contract does not know is only warned of.
         """
         if self.contract is None:
             return
