@@ -27,8 +27,8 @@ KEPT = ROOT / ".cache" / "benchmarks.json"
 BEGIN, END = "<!-- make bench -->\n", "<!-- end -->\n"
 
 BENCHMARKS = ("packets", "drain", "whole", "wire", "peers", "live", "start", "growth")
-FEWER = {"live": 3}
-"""Rounds at the most, where one takes a minute."""
+FEWER = {"live": 2}
+"""Rounds at the most, where one takes two minutes."""
 
 
 def main() -> None:
