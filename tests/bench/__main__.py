@@ -26,7 +26,7 @@ PAGE, RAW = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.json"
 KEPT = ROOT / ".cache" / "benchmarks.json"
 BEGIN, END = "<!-- make bench -->\n", "<!-- end -->\n"
 
-BENCHMARKS = ("packets", "drain", "whole", "wire", "peers", "live", "start", "growth")
+BENCHMARKS = ("packets", "drain", "engines", "whole", "wire", "peers", "live", "start", "growth")
 FEWER = {"live": 2}
 """Rounds at the most, where one takes two minutes."""
 

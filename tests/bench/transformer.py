@@ -16,7 +16,8 @@ import numpy as np
 
 from ml import dataset
 from ml.model import open_model
-from tests.bench.engines import ROUNDS, ROWS, SIZES, turn
+from tests.bench.engines import ROWS, SIZES, turn
+from tests.bench.rounds import ROUNDS
 
 
 def main() -> None:
