@@ -6,16 +6,18 @@ made strict. Undefined is NaN, never 0 and never infinity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import difflib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from collector import records
+from collector.errors import UsageError
 from collector.records import ORIGINATOR, RESPONDER, Needs, Rows
 
-__all__ = ["FEATURES", "NAMES", "Feature", "matrix", "needs_of"]
+__all__ = ["FEATURES", "NAMES", "Feature", "columns", "listed", "matrix", "needs_of"]
 
 Column = npt.NDArray[np.float64]
 
@@ -177,6 +179,30 @@ FEATURES: tuple[Feature, ...] = (
 )
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The features that a comma-separated list names, in the order of the table.
+
+    Raises
+    ------
+    UsageError
+        A name that is none of theirs, with the nearest; one that is there twice; no name.
+    """
+    given = [name.strip() for name in text.split(",")]
+    for name in given:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(NAMES)}"
+            raise UsageError(f"no feature {name!r}: {hint}")
+        if given.count(name) > 1:
+            raise UsageError(f"the feature {name} is named twice: name it once")
+    return tuple(name for name in NAMES if name in given)
+
+
+def columns(names: Sequence[str]) -> npt.NDArray[np.intp]:
+    """Where these features are in the matrix, in the order of the names."""
+    return np.array([NAMES.index(name) for name in names], np.intp)
 
 
 def needs_of(names: Collection[str]) -> Needs:

@@ -19,12 +19,14 @@ from collector.errors import (
     PrivilegeError,
     UsageError,
 )
+from collector.features import needs_of
 from collector.formatter import Formatter
 from collector.hooks import attach as attach_hooks
 from collector.keptfolder import KeptFolders
 from collector.loader import Compiler, Loaded, compile_flags
 from collector.messages import log
 from collector.pipeline import run
+from collector.records import Needs
 from collector.reload import Reload
 from collector.signals import has_terminal, stop_signals
 from collector.sink import Sink, open_sink
@@ -79,6 +81,7 @@ def _online(
         raise UsageError(f"an interface is named twice: {' '.join(interfaces)}")
     found = [netinfo.find(name) for name in interfaces]
     runner = privileges.runner(settings.user)
+    needs = Needs.ALL if files is None else _needs(files, settings)
     with contextlib.ExitStack() as stack:
         sink = open_sink(settings.outfile)
         stack.callback(sink.close)
@@ -91,7 +94,7 @@ def _online(
             # What the unprivileged user may not be able to read must be in memory by then.
             importlib.import_module(module)
         stop = stack.enter_context(stop_signals())
-        sources = stack.enter_context(_attached(found, settings))
+        sources = stack.enter_context(_attached(found, settings, needs))
         if files is None:
             write_origin(settings)
         if_refused.pop_all()
@@ -110,6 +113,7 @@ def _online(
                     with_features=files is None or settings.features,
                     observers=observers,
                 )
+                reload = Reload(sink, formatter, read_model, log, watch, needs)
                 run(
                     sources,
                     formatter,
@@ -118,7 +122,7 @@ def _online(
                     resolution_s=settings.timeout_resolution / 1000,
                     duration_s=settings.duration,
                     log=log,
-                    on_hangup=None if has_terminal() else Reload(sink, formatter, read_model, log, watch),
+                    on_hangup=None if has_terminal() else reload,
                     observers=observers,
                 )
         except OutputError as error:
@@ -127,8 +131,17 @@ def _online(
             _summary(sources, sink)
 
 
+def _needs(files: ModelFiles, settings: Settings) -> Needs:
+    """What the kernel must keep of a connection for the model's answers, and for what is written of it."""
+    needs = Needs.ALL if settings.features else needs_of(files.features)
+    shows_tls = settings.format == "record"
+    return needs | Needs.HELLO if shows_tls or settings.filter == "tls" else needs
+
+
 @contextlib.contextmanager
-def _attached(interfaces: Sequence[netinfo.Interface], settings: Settings) -> Iterator[list[Source]]:
+def _attached(
+    interfaces: Sequence[netinfo.Interface], settings: Settings, needs: Needs
+) -> Iterator[list[Source]]:
     """Attached to all of the interfaces or, when one refuses, to none."""
     flags = compile_flags(
         max_connections=settings.max_connections,
@@ -137,6 +150,7 @@ def _attached(interfaces: Sequence[netinfo.Interface], settings: Settings) -> It
         tcp_inactivity_timeout=settings.tcp_inactivity_timeout,
         tls_only=settings.filter == "tls",
         ip=settings.ip,
+        needs=needs,
     )
     with contextlib.ExitStack() as stack:
         with Compiler() as compiler:

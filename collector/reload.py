@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from collector.errors import FlowmlError
 from collector.formatter import Formatter
+from collector.records import Needs
 from collector.sink import Sink
 from collector.watch import Watch
 
@@ -27,6 +28,8 @@ class Reload:
         Opens and checks the model's files; None where there is no model.
     watch
         Is told of another model.
+    kept
+        What the programs attached keep of a connection: a model that looks at more is no good.
     """
 
     def __init__(
@@ -36,7 +39,9 @@ class Reload:
         read_model: Callable[[], ModelFiles] | None,
         log: Callable[[str], None],
         watch: Watch,
+        kept: Needs,
     ) -> None:
+        self._kept = kept
         self._watch = watch
         self._sink = sink
         self._formatter = formatter
@@ -64,6 +69,7 @@ class Reload:
     def _model(self, read: Callable[[], ModelFiles]) -> None:
         try:
             files = read()
+            files.check_kept(self._kept)
             classifier = files.load()
         except FlowmlError as error:
             self._log(f"SIGHUP: the model in use stays: {error}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import orjson
 
 from collector.errors import ModelError
-from collector.features import FEATURES
+from collector.features import FEATURES, NAMES
 from ml.origin import IP_BEFORE, Origin
 
 __all__ = ["NAN_KEPT", "Contract", "flowml_features", "library_versions"]
@@ -34,7 +34,7 @@ class Contract:
     Attributes
     ----------
     features
-        Name and unit of every column, in order.
+        Name and unit of every column of the model's input, in order: all of flowml's, or some.
     nan
         What becomes of NaN before the estimator sees it.
     filter, ip, timeouts
@@ -112,7 +112,7 @@ class Contract:
         return cls(**values)
 
     def feature_differences(self, model: str) -> list[str]:
-        """How the model's inputs differ from what this flowml gives it: features, order, units, NaN rule.
+        """How the model's inputs differ from what this flowml can give it: features, units, NaN rule.
 
         Parameters
         ----------
@@ -120,13 +120,18 @@ class Contract:
             Its name, for the text.
         """
         found = []
-        if difference := _difference(self.features, flowml_features()):
+        if difference := _difference(self.features):
             found.append(f"{model} was trained on other features: {difference}; train it again")
         if self.nan != NAN_KEPT:
             found.append(
                 f"{model} was trained with NaN {self.nan!r}, flowml serves NaN {NAN_KEPT!r}; train it again"
             )
         return found
+
+    def columns(self) -> tuple[str, ...]:
+        """The features that the model is given, in its order; all, where it asks for what is not there."""
+        names = tuple(name for name, _ in self.features)
+        return names if names and set(names) <= set(NAMES) and len(set(names)) == len(names) else NAMES
 
     def origin_differences(self, model: str, asked: Origin) -> list[str]:
         """How the training data was captured otherwise than the model's input will be.
@@ -155,9 +160,10 @@ class Contract:
         return Origin(self.filter, self.ip, self.timeouts).unknown()
 
 
-def flowml_features() -> tuple[tuple[str, str], ...]:
-    """Name and unit of the features, in order."""
-    return tuple((feature.name, feature.unit) for feature in FEATURES)
+def flowml_features(names: Sequence[str] = NAMES) -> tuple[tuple[str, str], ...]:
+    """Name and unit of these features, in the order of the names."""
+    units = {feature.name: feature.unit for feature in FEATURES}
+    return tuple((name, units[name]) for name in names)
 
 
 def library_versions() -> dict[str, str]:
@@ -171,16 +177,19 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _difference(trained: tuple[tuple[str, str], ...], ours: tuple[tuple[str, str], ...]) -> str | None:
-    """The first difference in words; None if there is none."""
-    if len(trained) != len(ours):
-        return f"it has {len(trained)}, flowml has {len(ours)}"
-    for i, (theirs, wanted) in enumerate(zip(trained, ours, strict=True), 1):
-        if theirs[0] != wanted[0]:
-            return f"its feature {i} is {theirs[0]}, flowml's is {wanted[0]}"
-        if theirs[1] != wanted[1]:
-            return f"its {theirs[0]} is in {theirs[1]!r}, flowml's in {wanted[1]!r}"
-    return None
+def _difference(trained: tuple[tuple[str, str], ...]) -> str | None:
+    """The first feature that flowml cannot give, in words; None if there is none."""
+    units = dict(flowml_features())
+    before: set[str] = set()
+    for number, (name, unit) in enumerate(trained, 1):
+        if name not in units:
+            return f"its feature {number} is {name}, which flowml does not have"
+        if name in before:
+            return f"its feature {number} is {name} once more"
+        if unit != units[name]:
+            return f"its {name} is in {unit!r}, flowml's in {units[name]!r}"
+        before.add(name)
+    return None if trained else "it names none"
 
 
 def _is_text(value: object) -> bool:

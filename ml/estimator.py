@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from collector.errors import ModelError
-from collector.features import NAMES
+from collector.features import NAMES, columns
 from ml.classifier import Answers, Classifier, most_probable, one_line
 from ml.forest import ForestClassifier, is_forest
 from ml.labels import decode
 
-__all__ = ["EstimatorClassifier", "classifier_of"]
+__all__ = ["ColumnsClassifier", "EstimatorClassifier", "classifier_of"]
 
 
 class EstimatorClassifier:
@@ -35,7 +36,32 @@ class EstimatorClassifier:
         return most_probable(probabilities)
 
 
-def classifier_of(estimator: Any, name: str, labels: tuple[str, ...] | None, labels_name: str) -> Classifier:
+class ColumnsClassifier:
+    """A classifier of some of the features, which picks their columns out of the matrix of all.
+
+    Parameters
+    ----------
+    classifier
+        Of the features `names`, in their order.
+    """
+
+    def __init__(self, classifier: Classifier, names: Sequence[str]) -> None:
+        self.labels = classifier.labels
+        self._classifier = classifier
+        self._columns = columns(names)
+
+    def predict(self, X: npt.NDArray[np.float64]) -> Answers:
+        """See `Classifier.predict`."""
+        return self._classifier.predict(X.take(self._columns, axis=1))
+
+
+def classifier_of(
+    estimator: Any,
+    name: str,
+    labels: tuple[str, ...] | None,
+    labels_name: str,
+    features: tuple[str, ...] = NAMES,
+) -> Classifier:
     """Checks that an estimator can classify flowml's rows, and gives its classes their labels.
 
     Parameters
@@ -48,11 +74,13 @@ def classifier_of(estimator: Any, name: str, labels: tuple[str, ...] | None, lab
         Indexed by class id; None: `unknown_<id>`. Classes that are text are their own labels.
     labels_name
         Of the file of labels, for messages.
+    features
+        Those that it was fitted on, in its order. Whatever they are, what comes back is asked with all.
 
     Raises
     ------
     ModelError
-        No classifier with probabilities, other inputs than the 17 features, no answer for an undefined
+        No classifier with probabilities, other inputs than these features, no answer for an undefined
         feature, or fewer labels than classes.
     """
     for attribute in ("predict_proba", "classes_", "n_features_in_"):
@@ -61,31 +89,34 @@ def classifier_of(estimator: Any, name: str, labels: tuple[str, ...] | None, lab
                 f"{name} holds a {type(estimator).__name__} without {attribute}; "
                 "give a fitted scikit-learn classifier that knows probabilities"
             )
-    if estimator.n_features_in_ != len(NAMES):
+    if estimator.n_features_in_ != len(features):
+        whose = "flowml has" if features == NAMES else "its contract names"
         raise ModelError(
-            f"{name} takes {estimator.n_features_in_} features, but flowml has {len(NAMES)}; "
+            f"{name} takes {estimator.n_features_in_} features, but {whose} {len(features)}; "
             "train it on those"
         )
-    columns = getattr(estimator, "feature_names_in_", None)
-    if columns is not None and tuple(columns) != NAMES:
+    fitted_on = getattr(estimator, "feature_names_in_", None)
+    if fitted_on is not None and tuple(fitted_on) != features:
+        whose = "flowml's" if features == NAMES else "those of its contract"
         raise ModelError(
-            f"{name} was fitted on the columns {', '.join(map(str, columns))}; "
-            f"fit it on flowml's, in this order: {', '.join(NAMES)}"
+            f"{name} was fitted on the columns {', '.join(map(str, fitted_on))}; "
+            f"fit it on {whose}, in this order: {', '.join(features)}"
         )
     decoded = decode(estimator.classes_, name, labels, labels_name)
-    _try_out(estimator, name, decoded)
+    _try_out(estimator, name, decoded, len(features))
     # Only now: the trees themselves would give some answer even where the forest refuses NaN.
-    if is_forest(estimator):
-        return ForestClassifier(estimator, decoded)
-    return EstimatorClassifier(estimator, decoded)
+    classifier: Classifier = (ForestClassifier if is_forest(estimator) else EstimatorClassifier)(
+        estimator, decoded
+    )
+    return classifier if features == NAMES else ColumnsClassifier(classifier, features)
 
 
-def _try_out(estimator: Any, name: str, labels: tuple[str, ...]) -> None:
+def _try_out(estimator: Any, name: str, labels: tuple[str, ...], n_features: int) -> None:
     """One row without and one with undefined features: better now than at the first connection."""
     classifier = EstimatorClassifier(estimator, labels)
     for value, what in ((0.0, "a row"), (np.nan, "a row with undefined features (NaN)")):
         try:
-            classifier.predict(np.full((1, len(NAMES)), value))
+            classifier.predict(np.full((1, n_features), value))
         except Exception as error:  # an estimator can fail in any way
             raise ModelError(
                 f"{name} cannot classify {what} ({one_line(error)}); "

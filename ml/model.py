@@ -20,6 +20,8 @@ import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
 
 from collector.errors import ModelError
+from collector.features import FEATURES, NAMES, needs_of
+from collector.records import Needs
 from collector.trust import open_where_root
 from ml import weights
 from ml.atomic import replace_all
@@ -167,6 +169,26 @@ class ModelFiles:
         """Of the contract's file, for messages."""
         return (self.contract_file or contract_path(self.path)).name
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of those that the model is given, in its order."""
+        return NAMES if self.contract is None else self.contract.columns()
+
+    def check_kept(self, kept: Needs) -> None:
+        """Makes sure that a program that keeps no more than this of a flow has all that the model looks at.
+
+        Raises
+        ------
+        ModelError
+            It has not; the text names the features. Of this `force` changes nothing.
+        """
+        if needs_of(self.features) & ~kept:
+            missing = [one.name for one in FEATURES if one.name in self.features and one.needs & ~kept]
+            raise ModelError(
+                f"{self.path.name} looks at {', '.join(missing)}, which the programs attached do not keep: "
+                "start flowml again with it"
+            )
+
     def modules(self) -> list[str]:
         """Modules that unpickling will import: for a caller who cannot read them any more when it does.
 
@@ -247,7 +269,7 @@ class ModelFiles:
         with catch_warnings(record=True) as caught:
             simplefilter("always")
             estimator = self._unpickle()
-            classifier = classifier_of(estimator, name, self.labels, self.labels_name)
+            classifier = classifier_of(estimator, name, self.labels, self.labels_name, self.features)
         self._pass_on(caught)
         if self.labels is not None and not set(classifier.labels) <= set(self.labels):
             self.warnings.append(f"{self.labels_name} is not used: the classes of {name} are text themselves")

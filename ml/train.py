@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from collector.errors import OutputError, UsageError
+from collector.features import NAMES, columns, listed
 from ml import dataset, estimators, origin, report
 from ml.classifier import Classifier
 from ml.contract import NAN_KEPT, Contract, flowml_features, library_versions
@@ -33,6 +34,10 @@ Say = Callable[[str], None]
 class Method(Protocol):
     """What is trained, and what becomes of it."""
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Of the rows' features, those that it looks at."""
+
     def fit(self, rows: Dataset, what: str) -> Any:
         """Fits one on all of these rows; `what` says why, for people who wait."""
 
@@ -51,6 +56,7 @@ def train(
     model_path: Path,
     *,
     estimator: str = estimators.DEFAULT,
+    features: str | None = None,
     trees: int | None = None,
     seed: int = 0,
     jobs: int | None = None,
@@ -66,6 +72,8 @@ def train(
     ----------
     estimator
         Of `estimators.ESTIMATORS`.
+    features
+        Names of those that it is trained on, between commas, as `features.listed` takes them; None: all.
     trees
         In the forest, or rounds of boosting; None: 100.
     seed
@@ -83,7 +91,8 @@ def train(
         raise UsageError(f"{trees} trees: a forest needs at least 1")
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} jobs: give at least 1")
-    method = _Estimator(estimator, trees or _TREES, seed, jobs)
+    names = NAMES if features is None else listed(features)
+    method = _Estimator(estimator, names, trees or _TREES, seed, jobs)
     return carry_out(
         paths,
         model_path,
@@ -102,15 +111,17 @@ class _Estimator:
     """A scikit-learn estimator as a `Method`."""
 
     name: str
+    features: tuple[str, ...]
     trees: int
     seed: int
     jobs: int | None
 
     def fit(self, rows: Dataset, what: str) -> Any:
+        rows = replace(rows, X=rows.X[:, columns(self.features)])
         return estimators.fit(rows, self.name, trees=self.trees, seed=self.seed, jobs=self.jobs)
 
     def classifier(self, fitted: Any, labels: tuple[str, ...]) -> Classifier:
-        return classifier_of(fitted, "the model", labels, "the labels")
+        return classifier_of(fitted, "the model", labels, "the labels", self.features)
 
     def about(self, fitted: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
         return f"{type(fitted).__module__}.{type(fitted).__qualname__}", fitted.get_params(), {}
@@ -182,7 +193,7 @@ def carry_out(
     fitted = method.fit(data, "fitting on all rows")
     estimator, parameters, versions = method.about(fitted)
     contract = Contract(
-        features=flowml_features(),
+        features=flowml_features(method.features),
         nan=NAN_KEPT,
         filter=captured.filter,
         ip=captured.ip,

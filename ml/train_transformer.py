@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.errors import OutputError, UsageError
+from collector.features import NAMES
 from collector.progress import progress
 from ml import scaling, weights
 from ml.contract import Contract
@@ -91,6 +92,8 @@ def _check(labels_out: Path, others: Sequence[Path]) -> None:
 @dataclass(frozen=True, slots=True)
 class _Transformer:
     """A transformer as a `Method`."""
+
+    features = NAMES
 
     hyperparameters: Hyperparameters
     schedule: Schedule

@@ -108,6 +108,11 @@ def load(
         No weights; those of another network; a contract that says otherwise; labels of another length.
     """
     name, contract = files.path.name, files.contract
+    if files.features != NAMES:
+        raise ModelError(
+            f"{files.contract_name} names other features than a transformer takes, which is all of flowml's, "
+            "in their order; restore that file"
+        )
     state = _state(files.data, name)
     import torch
 

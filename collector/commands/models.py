@@ -39,6 +39,14 @@ def train(
         str,
         typer.Option(help="what is trained: forest, extra-trees, boosted or logistic", metavar="NAME"),
     ] = "forest",
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="those to train on, between commas: attach then keeps no counters for others (default: all)",
+            metavar="NAME,...",
+            show_default=False,
+        ),
+    ] = None,
     group_by: GroupBy = None,
     test_size: TestSize = 0.2,
     report: ReportOnHeldOut = None,
@@ -62,6 +70,7 @@ def train(
         data,
         model,
         estimator=estimator,
+        features=features,
         trees=trees,
         seed=seed,
         jobs=jobs,

@@ -7,7 +7,7 @@ import os
 import pwd
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import joblib
@@ -16,6 +16,7 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from collector.features import NAMES
+from ml.contract import flowml_features
 from ml.model import save
 from tests import frames
 from tests.lab import Pair, veth_pair, wait_for
@@ -125,11 +126,15 @@ def test_a_file_that_cannot_be_opened_anew_goes_on_as_it_is(wire: Pair, tmp_path
         assert running.stop() == 0
 
 
-def model(path: Path, label: str) -> None:
-    """A model that says `label` of everything, with its labels and its contract."""
-    estimator = DummyClassifier(strategy="constant", constant=0).fit(np.zeros((1, len(NAMES))), [0])
+def model(path: Path, label: str, names: Sequence[str] = NAMES) -> None:
+    """A model of these features that says `label` of everything, with its labels and its contract."""
+    estimator = DummyClassifier(strategy="constant", constant=0).fit(np.zeros((1, len(names))), [0])
     contract = samples.contract(
-        classes={label: 1}, filter="tcp", estimator="sklearn.dummy.DummyClassifier", parameters={}
+        features=flowml_features(names),
+        classes={label: 1},
+        filter="tcp",
+        estimator="sklearn.dummy.DummyClassifier",
+        parameters={},
     )
     save(path, estimator, [label], contract)
 
@@ -171,6 +176,27 @@ def test_a_new_model_is_taken_and_a_bad_one_is_not(wire: Pair, shared: Path, tmp
         assert predicted(running, 4)[-1] == "new"
         assert running.stop() == 0
         assert "Traceback" not in running.stderr()
+
+
+def test_a_model_that_looks_at_more_is_not_taken(wire: Pair, shared: Path, tmp_path: Path) -> None:
+    """The programs attached keep what the first model looks at; after SIGHUP one that looks at more is told
+    of and the one in use stays, and one that looks at no more is taken."""
+    path = shared / "model.joblib"
+    model(path, "old", ("dur", "s_pkt_cnt"))
+    with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", path) as running:
+        model(path, "more", ("dur", "s_ttl_mean", "d_load"))
+        hang_up(
+            running,
+            "SIGHUP: the model in use stays: model.joblib looks at s_ttl_mean, d_load, which the programs "
+            "attached do not keep: start flowml again with it",
+        )
+        send(wire, connection(0), tmp_path)
+        assert predicted(running, 1) == ["old"]
+        model(path, "fewer", ("d_pkt_cnt",))
+        hang_up(running, "SIGHUP: model.joblib is loaded anew, 1 classes")
+        send(wire, connection(1), tmp_path)
+        assert predicted(running, 2) == ["old", "fewer"]
+        assert running.stop() == 0
 
 
 def test_what_ends_while_a_model_is_loaded_is_not_lost(wire: Pair, shared: Path, tmp_path: Path) -> None:

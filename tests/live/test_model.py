@@ -109,6 +109,59 @@ def test_a_forest_of_collected_connections_predicts_live(wire: Pair, model: Path
         assert "Done. Processed 30 connections" in running.stderr()
 
 
+FEW = ("d_pkt_cnt", "dur", "s_bytes_sum")
+
+
+@pytest.fixture(scope="module")
+def small(model: Path, folder: Path) -> Path:
+    """A forest of three features, trained on the same."""
+    path = folder / "small.joblib"
+    command: list[str | Path] = [
+        FLOWML,
+        "train",
+        folder / "train.jsonl",
+        path,
+        "--features",
+        ",".join(FEW),
+        "--trees",
+        "20",
+    ]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    return path
+
+
+def programs(running: Running, wire: Pair) -> int:
+    """Bytes of what the kernel translated of the programs on the interface."""
+    listed = json.loads(wire.right.run(["bpftool", "--json", "net", "show"]))[0]
+    ids = {one.get("id", one.get("prog_id")) for kind in ("xdp", "tc") for one in listed[kind]}
+    shown = json.loads(wire.right.run(["bpftool", "--json", "prog", "show"]))
+    return sum(one["bytes_xlated"] for one in shown if one["id"] in ids)
+
+
+def test_only_what_the_model_needs_is_counted(wire: Pair, model: Path, small: Path, folder: Path) -> None:
+    """A model of three features answers as offline, from smaller programs; in records with the features, all
+    17 are there all the same, and without them whether it was TLS."""
+    sizes, found = [], []
+    for options in (
+        (small, "--format", "label"),
+        (small, "--format", "record"),
+        (small, "--format", "record", "--features"),
+        (model, "--format", "label"),
+    ):
+        with flowml(wire.right, "attach", wire.right.iface, *CAPTURE, "--model", *options) as running:
+            sizes.append(programs(running, wire))
+            replay(wire, lives(3, seed=2), folder)
+            wait_for(lambda running=running: len(running.lines()) == 9, "the predictions")  # type: ignore[misc]
+            assert running.stop() == 0
+            found.append(running.lines())
+
+    labels, records, full, _ = found
+    assert labels == [record["label"] for record in records] == list(DEVICES) * 3
+    assert all(record["tls"] for record in records + full)
+    assert all(record["s_ttl_mean"] == 64 and record["tcp_rtt"] > 0 for record in full)
+    assert sizes[0] == sizes[1] < sizes[2] == sizes[3]
+
+
 def test_a_record_says_what_was_seen_and_what_was_predicted(wire: Pair, model: Path, folder: Path) -> None:
     """With --format record --features."""
     options = ("--model", model, "--format", "record", "--features")

@@ -128,17 +128,27 @@ def test_any_bytes(text: bytes) -> None:
 @pytest.mark.parametrize(
     ("features", "difference"),
     [
-        (OURS[:16], "it has 16, flowml has 17"),
-        ((OURS[1], OURS[0], *OURS[2:]), "its feature 1 is proto, flowml's is dur"),
-        ((*OURS[:16], ("ack_time", "s")), "its feature 17 is ack_time, flowml's is ack_dat"),
+        ((), "it names none"),
+        ((*OURS, OURS[0]), "its feature 18 is dur once more"),
+        ((*OURS[:16], ("ack_time", "s")), "its feature 17 is ack_time, which flowml does not have"),
+        ((("colour", ""),), "its feature 1 is colour, which flowml does not have"),
         ((("dur", "ms"), *OURS[1:]), "its dur is in 'ms', flowml's in 's'"),
     ],
 )
 def test_other_features(features: tuple[tuple[str, str], ...], difference: str) -> None:
-    """Features of another number, order, name or unit are told; the first difference is named."""
+    """Features that flowml does not have, or has in another unit, are told; the first one is named."""
     assert contract(features=features).feature_differences("m.joblib") == [
         f"m.joblib was trained on other features: {difference}; train it again"
     ]
+
+
+@pytest.mark.parametrize("features", [OURS[:16], (OURS[1], OURS[0]), OURS[::-1]])
+def test_some_features(features: tuple[tuple[str, str], ...]) -> None:
+    """Any of flowml's, in any order, are fine: they are given by their names."""
+    asked = contract(features=features)
+
+    assert asked.feature_differences("m.joblib") == []
+    assert asked.columns() == tuple(name for name, _ in features)
 
 
 def test_other_nan_rule() -> None:

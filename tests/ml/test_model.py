@@ -20,7 +20,7 @@ import numpy.typing as npt
 import orjson
 import pytest
 import sklearn
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.impute import SimpleImputer
 from sklearn.neighbors import KNeighborsClassifier
@@ -29,6 +29,9 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from collector.errors import ModelError, OutputError
+from collector.features import NAMES
+from collector.records import Needs
+from ml.contract import flowml_features
 from ml.estimators import ESTIMATORS
 from ml.forest import ForestClassifier
 from ml.model import ModelFiles, contract_path, labels_path, open_model, save
@@ -410,25 +413,76 @@ def test_unknown_capture(tmp_path: Path) -> None:
 
 
 def test_other_features(tmp_path: Path) -> None:
-    """Features in another order are refused by `check`, and by `load` where nobody checked."""
+    """Features in another unit are refused by `check`, and by `load` where nobody checked."""
     path = tmp_path / "model.joblib"
     features = contract().features
-    save(path, FOREST, MACS, contract(features=(features[1], features[0], *features[2:])))
+    save(path, FOREST, MACS, contract(features=(("dur", "ms"), *features[1:])))
     files = open_model(path)
 
     expected = (
-        "model.joblib was trained on other features: its feature 1 is proto, flowml's is dur; "
+        "model.joblib was trained on other features: its dur is in 'ms', flowml's in 's'; "
         "train it again; or go on all the same with --force"
     )
     assert refusal(lambda: files.check(filter="tls", ip="4", timeouts=TIMEOUTS)) == expected
     assert refusal(files.load) == expected
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [RandomForestClassifier(20, random_state=0), HistGradientBoostingClassifier(max_iter=5)],
+    ids=["forest", "boosted"],
+)
+@pytest.mark.parametrize("names", [("dur", "s_pkt_cnt", "ack_dat"), ("tcp_rtt", "d_load"), NAMES[::-1]])
+def test_some_features(tmp_path: Path, estimator: Any, names: tuple[str, ...]) -> None:
+    """A model is given the columns that its contract names, in that order: its answers are the estimator's,
+    of many rows and of one."""
+    path = tmp_path / "model.joblib"
+    places = [NAMES.index(name) for name in names]
+    fitted = estimator.fit(X[:, places], Y)
+    save(path, fitted, MACS, contract(features=flowml_features(names)))
+    files = open_model(path)
+    files.check(filter="tls", ip="4", timeouts=TIMEOUTS)
+    served = files.load()
+
+    asked = numbers(9, 300)
+    expected = fitted.predict_proba(asked[:, places])
+    classes, probabilities = served.predict(asked)
+    assert classes.tolist() == fitted.predict(asked[:, places]).tolist()
+    np.testing.assert_allclose(probabilities, expected.max(axis=1), rtol=0, atol=1e-5)
+    assert [served.predict(one[None])[0][0] for one in asked[:50]] == classes[:50].tolist()
+    assert files.warnings == []
+    assert files.features == names
+
+
+def test_a_contract_of_fewer_features_than_the_model_takes(tmp_path: Path) -> None:
+    """It is refused: which of them the model takes, nothing tells."""
+    path = tmp_path / "model.joblib"
+    save(path, FOREST, MACS, contract(features=flowml_features(("dur", "proto"))))
+
+    assert refusal(open_model(path).load) == (
+        "model.joblib takes 17 features, but its contract names 2; train it on those"
+    )
+
+
+def test_what_the_programs_keep(tmp_path: Path) -> None:
+    """A model that looks at what they do not keep is refused, with the features; any other is not."""
+    path = tmp_path / "model.joblib"
+    names = ("dur", "s_load", "d_ttl_mean", "syn_ack")
+    save(path, FOREST, MACS, contract(features=flowml_features(names)))
+    files = open_model(path, force=True)
+
+    files.check_kept(Needs.BYTES | Needs.TTL | Needs.HANDSHAKE)
+    assert refusal(lambda: files.check_kept(Needs.BYTES | Needs.HELLO)) == (
+        "model.joblib looks at d_ttl_mean, syn_ack, which the programs attached do not keep: "
+        "start flowml again with it"
+    )
+
+
 def test_force(tmp_path: Path) -> None:
     """With force every difference is a warning, once, and the model answers."""
     path = tmp_path / "model.joblib"
     features = contract().features
-    save(path, FOREST, MACS, contract(features=(features[1], features[0], *features[2:]), nan="-1"))
+    save(path, FOREST, MACS, contract(features=(("dur", "ms"), *features[1:]), nan="-1"))
     files = open_model(path, force=True)
 
     files.check(filter="tcp", ip="4", timeouts={**TIMEOUTS, "tcp_establish_timeout": 1})
@@ -450,9 +504,10 @@ def test_force_does_not_run_a_changed_model(saved: Path) -> None:
 
 
 def test_force_does_not_change_the_width(tmp_path: Path) -> None:
-    """Nor can a model of another width be asked."""
+    """Nor can a model be asked that takes what flowml does not have, and so is of another width."""
     path = tmp_path / "model.joblib"
-    save(path, RandomForestClassifier(2).fit(X[:, :16], Y), MACS, contract(features=contract().features[:16]))
+    features = (*contract().features[:15], ("ack_time", "s"))
+    save(path, RandomForestClassifier(2).fit(X[:, :16], Y), MACS, contract(features=features))
 
     assert refusal(open_model(path, force=True).load) == (
         "model.joblib takes 16 features, but flowml has 17; train it on those"

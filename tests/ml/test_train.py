@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from sklearn.ensemble import RandomForestClassifier
 
 from collector.errors import DatasetError, OutputError, UsageError
+from collector.features import NAMES
 from ml.model import contract_path, open_model
 from ml.origin import origin_path
 from ml.train import train
@@ -167,6 +169,43 @@ def test_whole_captures_are_held_out(tmp_path: Path) -> None:
     assert (honest["split"], flattered["split"]) == ("capture", "row")
     assert flattered["accuracy"] == 1.0
     assert honest["accuracy"] < 0.8
+
+
+def test_some_features(tmp_path: Path) -> None:
+    """It is trained on the columns of these alone, in the order of the table, whatever order they are given
+    in; the contract names them, and what is served are the answers of the estimator on them."""
+    noise = np.random.default_rng(0)
+    X = noise.normal(size=(80, 17))
+    y = (X[:, 0] + X[:, 8] > 0).astype(int)
+    lines = [{"s_mac": MACS[y[i]], "fts": X[i].tolist()} for i in range(80)]
+    data, path = write(tmp_path / "train.jsonl", lines), tmp_path / "model.joblib"
+
+    scores = train([data], path, features="s_pkt_cnt, dur", trees=9, seed=4, group_by="row", say=silent)
+
+    files = open_model(path)
+    assert files.contract is not None
+    assert files.contract.features == (("dur", "s"), ("s_pkt_cnt", ""))
+    assert scores["training_accuracy"] == 1.0
+    own = RandomForestClassifier(9, random_state=4).fit(X[:, [0, 8]], y)
+    asked = noise.normal(size=(200, 17))
+    assert files.load().predict(asked)[0].tolist() == own.predict(asked[:, [0, 8]]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ("dur,s_pkt_count", "no feature 's_pkt_count': did you mean s_pkt_cnt?"),
+        ("dur,xyz", f"no feature 'xyz': they are {', '.join(NAMES)}"),
+        ("dur,", f"no feature '': they are {', '.join(NAMES)}"),
+        ("dur,proto,dur", "the feature dur is named twice: name it once"),
+    ],
+)
+def test_features_that_are_not_there(tmp_path: Path, features: str, message: str) -> None:
+    """They are refused before anything is read, with the nearest name."""
+    with pytest.raises(UsageError) as refused:
+        train([tmp_path / "no.jsonl"], tmp_path / "m", features=features, say=silent)
+
+    assert str(refused.value) == message
 
 
 def test_determinism(tmp_path: Path) -> None:
