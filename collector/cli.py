@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from collector.commands import captures, models, transformer, wire
-from collector.commands.options import say
 from collector.errors import FlowmlError, UsageError
+from collector.messages import log
 
 __all__ = ["app", "main"]
 
@@ -58,7 +58,7 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except FlowmlError as error:
-        say(f"flowml: {error}")
+        log(f"flowml: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
@@ -67,7 +67,7 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         command = getattr(getattr(error, "ctx", None), "command_path", "flowml")
-        say(f"flowml: {error.format_message()} See `{command} --help`.")
+        log(f"flowml: {error.format_message()} See `{command} --help`.")
         code = UsageError.exit_code
     sys.exit(code)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from collector.commands.options import Force, SkipBad, say
+from collector.commands.options import Force, SkipBad
+from collector.messages import log
 
 __all__ = ["GroupBy", "ReportOnHeldOut", "TestSize", "add_to"]
 
@@ -78,7 +79,7 @@ def train(
         test_size=test_size,
         skip_bad=skip_bad,
         report_to=report,
-        say=say,
+        say=log,
     )
 
 
@@ -112,7 +113,7 @@ def evaluate(
         force=force,
         skip_bad=skip_bad,
         report_to=report,
-        say=say,
+        say=log,
     )
     typer.echo(json.dumps(found, default=repr, ensure_ascii=False))
 

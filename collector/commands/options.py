@@ -1,8 +1,7 @@
-"""What several commands have in common: their options, and how they speak."""
+"""What several commands have in common: their options."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,6 @@ from typing import Annotated
 import typer
 
 from collector import config
-from collector.printable import printable
 
 __all__ = [
     "AlertMismatch",
@@ -36,7 +34,6 @@ __all__ = [
     "User",
     "Xdp",
     "interface_names",
-    "say",
 ]
 
 
@@ -106,9 +103,3 @@ AlertMismatch = Annotated[
     bool | None, typer.Option("--alert-mismatch", help=_help("alert_mismatch"), show_default=False)
 ]
 AlertProbability = Annotated[float | None, _flag("alert_probability", "SHARE")]
-
-
-def say(line: str) -> None:
-    """One line on standard error."""
-    with contextlib.suppress(OSError):  # nobody reads it: no reason to end
-        typer.echo(printable(line), err=True)

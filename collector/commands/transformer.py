@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from collector.commands.models import GroupBy, ReportOnHeldOut, TestSize
-from collector.commands.options import Force, SkipBad, say
+from collector.commands.options import Force, SkipBad
+from collector.messages import log
 from ml.hyperparameters import DEFAULTS, meaning
 
 __all__ = ["add_to"]
@@ -109,7 +110,7 @@ def train_transformer(
         test_size=test_size,
         skip_bad=skip_bad,
         report_to=report,
-        say=say,
+        say=log,
     )
 
 
@@ -174,7 +175,7 @@ def run_transformer(
         place=device,
         force=force,
         skip_bad=skip_bad,
-        say=say,
+        say=log,
     )
 
 
