@@ -15,8 +15,8 @@ from collector.activity import Activity
 from collector.mismatch import Mismatches
 from tests.collector.test_watch import scraped, source
 from tests.lab import end, veth_pair, wait_for
-from tests.live.test_model import CAPTURE, lives, replay
-from tests.tool import FLOWML, flowml
+from tests.live.lives import CAPTURE, collected, lives, replay
+from tests.tool import FLOWML
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGING = ROOT / "packaging"
@@ -85,15 +85,11 @@ def test_it_runs_with_what_the_service_allows(tmp_path: Path) -> None:
     """Its capabilities, system calls, address families and memory: attach, predict, serve metrics, end."""
     for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         path.chmod(0o755)
-    data, model, state = tmp_path / "train.jsonl", tmp_path / "model.joblib", tmp_path / "state"
+    model, state = tmp_path / "model.joblib", tmp_path / "state"
     state.mkdir()
     state.chmod(0o777)
     with veth_pair() as wire:
-        where = ("collect", wire.right.iface, *CAPTURE, "--outfile", data)
-        with flowml(wire.right, *where, own_outfile=True) as running:
-            replay(wire, lives(10, seed=1), tmp_path)
-            wait_for(lambda: len(data.read_bytes().splitlines()) == 30, "the training data")
-            assert running.stop() == 0
+        data = collected(wire, tmp_path / "train.jsonl", 10)
         subprocess.run([FLOWML, "train", data, model], capture_output=True, check=True)
 
         out, err = state / "out.jsonl", tmp_path / "err"

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import pwd
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,46 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests import frames, lab
+from tests import lab
 from tests.lab import Pair, veth_pair, wait_for
+from tests.live.lives import CAPTURE, DEVICES, collected, lives, replay
 from tests.tool import FLOWML, Running, flowml, run_to_its_end
 
 pytestmark = pytest.mark.live
-
-DEVICES = {"02:00:00:00:00:0a": 100, "02:00:00:00:00:0b": 300, "02:00:00:00:00:0c": 700}
-"""MAC to the size of what it sends."""
-
-CAPTURE = ("--direction", "ingress")
-
-
-def lives(count: int, seed: int) -> list[bytes]:
-    """`count` TLS connections of each device, with its habit and some noise, as a mirror port shows them."""
-    draw = random.Random(seed)
-    sent: list[bytes] = []
-    for number in range(count):
-        for index, (mac, size) in enumerate(DEVICES.items()):
-            port = 1024 + seed * 10_000 + number * len(DEVICES) + index
-            ours = {"sport": port, "src_mac": mac}
-            back = {
-                "src": frames.SERVER[0],
-                "sport": frames.SERVER[1],
-                "dst": frames.CLIENT[0],
-                "dport": port,
-                "src_mac": frames.SERVER_MAC,
-            }
-            hello = frames.CLIENT_HELLO + bytes(size + draw.randrange(40))
-            sent.append(frames.tcp("S", seq=1, **ours))  # type: ignore[arg-type]
-            sent.append(frames.tcp("SA", **back))  # type: ignore[arg-type]
-            sent.append(frames.tcp("PA", hello, seq=2, **ours))  # type: ignore[arg-type]
-            sent.append(frames.tcp("FA", **back))  # type: ignore[arg-type]
-            sent.append(frames.tcp("FA", **ours))  # type: ignore[arg-type]
-    return sent
-
-
-def replay(wire: Pair, packets: list[bytes], folder: Path) -> None:
-    path = folder / "lives.pcap"
-    path.write_bytes(frames.pcap([(1 + i, frame) for i, frame in enumerate(packets)]))
-    lab.replay(wire, path, len(packets), ["--pps", "5000"])
 
 
 def credentials(running: Running) -> dict[str, list[str]]:
@@ -77,14 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(wire: Pair, folder: Path) -> Path:
     """A forest, trained on what was collected."""
-    data, path = folder / "train.jsonl", folder / "model.joblib"
-    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as running:
-        replay(wire, lives(20, seed=1), folder)
-        wait_for(lambda: len(running.lines()) == 60, "the training data")
-        assert running.stop() == 0
-        data.write_bytes(running.outfile.read_bytes())
-        meta = Path(f"{running.outfile}.meta.json")
-        Path(f"{data}.meta.json").write_bytes(meta.read_bytes())
+    data, path = collected(wire, folder / "train.jsonl", 20), folder / "model.joblib"
     done = subprocess.run([FLOWML, "train", data, path], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert "3 classes" in done.stderr

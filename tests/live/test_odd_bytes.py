@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import frames
 from tests.lab import Pair, veth_pair, wait_for
-from tests.live.test_model import CAPTURE, lives
+from tests.live.lives import CAPTURE, lives
 from tests.tool import FLOWML, flowml
 
 pytestmark = pytest.mark.live

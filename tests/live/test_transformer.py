@@ -13,7 +13,8 @@ import pytest
 
 from collector.features import NAMES
 from tests.lab import Pair, veth_pair, wait_for
-from tests.live.test_model import CAPTURE, DEVICES, credentials, lives, replay
+from tests.live.lives import CAPTURE, DEVICES, collected, lives, replay
+from tests.live.test_model import credentials
 from tests.tool import FLOWML, flowml, run_to_its_end
 
 pytestmark = pytest.mark.live
@@ -49,14 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(wire: Pair, folder: Path) -> Path:
     """Training data, as it was collected."""
-    path = folder / "train.jsonl"
-    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE) as running:
-        replay(wire, lives(20, seed=1), folder)
-        wait_for(lambda: len(running.lines()) == 60, "the training data")
-        assert running.stop() == 0
-        path.write_bytes(running.outfile.read_bytes())
-        Path(f"{path}.meta.json").write_bytes(Path(f"{running.outfile}.meta.json").read_bytes())
-    return path
+    return collected(wire, folder / "train.jsonl", 20)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one connection", "three connections"])

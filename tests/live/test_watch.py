@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import frames
 from tests.lab import Pair, veth_pair, wait_for
-from tests.live.test_model import CAPTURE, DEVICES, lives, replay
+from tests.live.lives import CAPTURE, DEVICES, collected, lives, replay
 from tests.tool import FLOWML, flowml, run_to_its_end
 
 pytestmark = pytest.mark.live
@@ -42,12 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(wire: Pair, folder: Path) -> Path:
     """A forest, trained on what was collected."""
-    data, path = folder / "train.jsonl", folder / "model.joblib"
-    options = ("--outfile", data)
-    with flowml(wire.right, "collect", wire.right.iface, *CAPTURE, *options, own_outfile=True) as running:
-        replay(wire, lives(20, seed=1), folder)
-        wait_for(lambda: len(data.read_bytes().splitlines()) == 60, "the training data")
-        assert running.stop() == 0
+    data, path = collected(wire, folder / "train.jsonl", 20), folder / "model.joblib"
     subprocess.run([FLOWML, "train", data, path], capture_output=True, check=True)
     return path
 
