@@ -7,10 +7,14 @@
 #include "table.h"
 
 #define TC_ACT_UNSPEC (-1)
+#define RECENT	      (2 * FLOWML_MAX_CONNECTIONS)
 #define MMAPABLE      (1U << 10) /* BPF_F_MMAPABLE: the array starts on a page, so a slot on a cache line */
 
 /* Tuple to slot. Written when a flow opens, deleted by whoever ends it. Plain: LRU evicts live entries. */
 BPF_F_TABLE("hash", struct flow_key, struct flow_ref, flows, FLOWML_MAX_CONNECTIONS, 0);
+
+/* Where keys led not long ago: a reference lies where its key's digest says, and the latest stays. */
+BPF_F_TABLE("array", __u32, struct flow_ref, recent, RECENT, 0);
 
 /* The flow table: 192 bytes a connection, touched only through the gates (track.h). */
 BPF_F_TABLE("array", __u32, struct flow, slots, FLOWML_MAX_CONNECTIONS, MMAPABLE);
@@ -63,6 +67,60 @@ static __always_inline int host_find(struct host *host, const struct flow_key *k
 		return 0;
 	*(__u64 *)ref = *(volatile __u64 *)found;
 	return 1;
+}
+
+/* Mixes the words of a key, two at a time, as the finalizer of MurmurHash3 mixes the halves of a hash. */
+static __always_inline __u64 digest(const struct flow_key *key)
+{
+	const __u32 *words = (const __u32 *)key;
+	const int count = sizeof(*key) / sizeof(*words);
+	__u64 mixed = 0;
+
+	for (int i = 0; i < count; i += 2) {
+		mixed ^= words[i] | (i + 1 < count ? (__u64)words[i + 1] << 32 : 0);
+		mixed *= 0xff51afd7ed558ccdULL;
+		mixed ^= mixed >> 32;
+	}
+	return mixed * 0xc4ceb9fe1a85ec53ULL;
+}
+
+/* The place of a digest in `recent`. */
+static __always_inline __u32 place(__u64 mixed)
+{
+	return (mixed >> 32) * RECENT >> 32;
+}
+
+/* What a reference has there beside originator_is_high, to tell most others from it; never written: 0. */
+static __always_inline __u16 tag(__u64 mixed)
+{
+	return (mixed & ~1ULL) | 0x8000;
+}
+
+/* An array is looked up without a call. What another CPU writes is read in one piece. */
+static __always_inline int host_recall(struct host *host, const struct flow_key *key, struct flow_ref *ref)
+{
+	__u64 mixed = digest(key);
+	__u32 at = place(mixed);
+	struct flow_ref *found = recent.lookup(&at);
+
+	if (!found)
+		return 0;
+	*(__u64 *)ref = *(volatile __u64 *)found;
+	ref->originator_is_high ^= tag(mixed);
+	return ref->originator_is_high <= 1;
+}
+
+static __always_inline void host_remember(struct host *host, const struct flow_key *key,
+					  const struct flow_ref *ref)
+{
+	__u64 mixed = digest(key);
+	__u32 at = place(mixed);
+	struct flow_ref *to = recent.lookup(&at), own = *ref;
+
+	if (!to)
+		return;
+	own.originator_is_high ^= tag(mixed);
+	*(volatile __u64 *)to = *(__u64 *)&own;
 }
 
 static __always_inline int host_insert(struct host *host, const struct flow_key *key,

@@ -16,6 +16,11 @@ struct host;
 
 /* Where a key leads; 0 if nowhere. The answer may be stale already: entering the flow's gate tells. */
 static __always_inline int host_find(struct host *host, const struct flow_key *key, struct flow_ref *ref);
+/* Where a key led not long ago, sooner than host_find() tells; 0 if not known. The answer may be stale, or of
+ * another key: entering the flow's gate, and the flow's key, tell. */
+static __always_inline int host_recall(struct host *host, const struct flow_key *key, struct flow_ref *ref);
+static __always_inline void host_remember(struct host *host, const struct flow_key *key,
+					  const struct flow_ref *ref);
 /* Makes a new key lead somewhere: 0, -HOST_EXISTS, or another negative number if there is no room. */
 static __always_inline int host_insert(struct host *host, const struct flow_key *key,
 				       const struct flow_ref *ref);
@@ -34,7 +39,7 @@ static __always_inline struct head host_head(struct host *host, const struct pac
 
 #define HOST_EXISTS 17
 
-#define ATTEMPTS   4  /* look-ups of one packet: its flow may end between look-up and entering */
+#define ATTEMPTS   5  /* look-ups of one packet: its flow may end between look-up and entering */
 #define ROOM_LOOKS 16 /* slots that a new connection looks at when there is none free */
 
 static __always_inline void table_free(struct host *host, struct flow *flow, __u32 slot)
@@ -171,6 +176,16 @@ static __always_inline enum counter table_open(struct host *host, const struct p
 	return COUNT_tracked;
 }
 
+/*
+ * Whether a visitor is where its key led it. A reference may have gone stale in between, or be of another key
+ * from the start; but while the gate is entered at its epoch, the flow in the slot is one, and stays.
+ */
+static __always_inline int table_is_there(const struct flow *flow, const struct flow_key *key,
+					  const struct flow_ref *ref)
+{
+	return has_key(flow, key) && flow->originator_is_high == ref->originator_is_high;
+}
+
 /* Counts one segment into its connection, and says what became of the packet. */
 static __always_inline enum counter table_account(struct host *host, const struct packet *pkt, __u64 now)
 {
@@ -181,9 +196,9 @@ static __always_inline enum counter table_account(struct host *host, const struc
 		struct flow_ref ref = {};
 		struct flow *flow;
 		enum side side;
-		int claimed = 0;
+		int claimed = 0, recalled = attempt == 0 && host_recall(host, &key, &ref);
 
-		if (!host_find(host, &key, &ref)) {
+		if (!recalled && !host_find(host, &key, &ref)) {
 			int again = 0;
 			enum counter fate;
 
@@ -201,10 +216,8 @@ static __always_inline enum counter table_account(struct host *host, const struc
 		flow = host_flow(host, ref.slot);
 		if (!flow)
 			break;
-		if (!has_key(flow, &key))
-			continue;
 		side = pkt->sender_is_high == ref.originator_is_high ? ORIGINATOR : RESPONDER;
-		if (!gate_enter(&flow->side[side].gate, ref.epoch)) {
+		if (!gate_enter(&flow->side[side].gate, ref.epoch) || !table_is_there(flow, &key, &ref)) {
 			table_leave(host, flow, ref.slot, side, 0, 0);
 			continue;
 		}
@@ -216,6 +229,8 @@ static __always_inline enum counter table_account(struct host *host, const struc
 				continue;
 			}
 		}
+		if (!recalled)
+			host_remember(host, &key, &ref);
 		flow_add(flow, side, pkt, now);
 		if (wants_hello(flow, side, pkt))
 			mark_hello(flow, pkt, host_head(host, pkt));
