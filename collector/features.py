@@ -20,48 +20,46 @@ from collector.records import ORIGINATOR, RESPONDER, Needs, Rows
 __all__ = ["FEATURES", "NAMES", "Feature", "columns", "listed", "matrix", "needs_of"]
 
 Column = npt.NDArray[np.float64]
+Times = npt.NDArray[np.uint64]
 
 IP_PROTOCOL_TCP = 6.0
 
 
-def _over(numerator: Column, denominator: Column) -> Column:
-    """Quotient; NaN where the denominator is 0."""
-    out = np.full(len(numerator), np.nan)
-    np.divide(numerator, denominator, out=out, where=denominator != 0)
-    return out
+CHUNK = 4096
+"""Rows at a time: what is computed of so many stays in a core's cache."""
 
 
-def _seconds(later: npt.NDArray[np.uint64], earlier: npt.NDArray[np.uint64]) -> Column:
+def _seconds(later: Times, earlier: Times) -> Column:
     """Difference of two times in nanoseconds, taken as integers; NaN where either was not seen."""
-    seen = (later != 0) & (earlier != 0)
-    difference = later.astype(np.int64) - earlier.astype(np.int64)
-    return np.where(seen, difference / 1e9, np.nan)
+    seconds: Column = (later - earlier).view(np.int64) / 1e9
+    np.copyto(seconds, np.nan, where=(later == 0) | (earlier == 0))
+    return seconds
+
+
+def _divisor(values: Column) -> Column:
+    """What makes a quotient undefined, NaN in place of 0 and below."""
+    return np.where(values > 0, values, np.nan)
 
 
 class _Flows:
-    """The columns that several features need, each computed once for a batch of rows."""
+    """What several features need, computed once for a batch of rows. Of both sides: shape (2, n_flows)."""
 
     def __init__(self, rows: Rows) -> None:
-        source, destination = rows["side"][:, ORIGINATOR], rows["side"][:, RESPONDER]
-        self.sides = (source, destination)
-        self.packets = [records.packets(rows, side).astype(np.float64) for side in (0, 1)]
-        self.bytes = [records.bytes_sum(rows, side).astype(np.float64) for side in (0, 1)]
-        self.ttls = [records.ttl_sum(rows, side).astype(np.float64) for side in (0, 1)]
-        last = np.maximum(source["last_ns"], destination["last_ns"])
-        self.dur = _seconds(last, source["first_ns"])
-        self.syn_ack = _seconds(destination["handshake_ns"], source["first_ns"])
-        self.ack_dat = _seconds(source["handshake_ns"], destination["handshake_ns"])
-
-    def load(self, side: int) -> Column:
-        return _over(8.0 * self.bytes[side], self.dur)
-
-    def iat_mean(self, side: int) -> Column:
-        between = self.packets[side] - 1.0
-        span = _seconds(self.sides[side]["last_ns"], self.sides[side]["first_ns"])
-        return _over(span, np.where(between < 1.0, 0.0, between))
-
-    def per_packet(self, sums: list[Column], side: int) -> Column:
-        return _over(sums[side], self.packets[side])
+        of = records.sides(rows)
+        packets = records.packets(of)
+        first, last, handshake = of["first_ns"], of["last_ns"], of["handshake_ns"]
+        begin, syn_ack, ack = first[ORIGINATOR], handshake[RESPONDER], handshake[ORIGINATOR]
+        self.dur, self.syn_ack, self.ack_dat, *spans = _seconds(
+            np.array([last.max(axis=0), syn_ack, ack, *last]),
+            np.array([begin, begin, syn_ack, *first]),
+        )
+        self.packets = packets.astype(np.float64)
+        self.bytes = of["bytes"].astype(np.float64)
+        self.load = 8.0 * self.bytes / _divisor(self.dur)
+        divisor = _divisor(self.packets)
+        self.bytes_mean = self.bytes / divisor
+        self.ttl_mean = records.ttl_sum(of, packets) / divisor
+        self.iat_mean = spans / _divisor(self.packets - 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ FEATURES: tuple[Feature, ...] = (
         "",
         "mean TTL of the originator",
         "sum of TTLs / s_pkt_cnt",
-        lambda f: f.per_packet(f.ttls, 0),
+        lambda f: f.ttl_mean[0],
         Needs.TTL,
     ),
     Feature(
@@ -115,14 +113,14 @@ FEATURES: tuple[Feature, ...] = (
         "",
         "mean TTL of the responder",
         "sum of TTLs / d_pkt_cnt",
-        lambda f: f.per_packet(f.ttls, 1),
+        lambda f: f.ttl_mean[1],
         Needs.TTL,
     ),
     Feature(
-        "s_load", "bit/s", "rate of the originator", "8 * s_bytes_sum / dur", lambda f: f.load(0), Needs.BYTES
+        "s_load", "bit/s", "rate of the originator", "8 * s_bytes_sum / dur", lambda f: f.load[0], Needs.BYTES
     ),
     Feature(
-        "d_load", "bit/s", "rate of the responder", "8 * d_bytes_sum / dur", lambda f: f.load(1), Needs.BYTES
+        "d_load", "bit/s", "rate of the responder", "8 * d_bytes_sum / dur", lambda f: f.load[1], Needs.BYTES
     ),
     Feature("s_pkt_cnt", "", "segments of the originator", "count", lambda f: f.packets[0]),
     Feature("d_pkt_cnt", "", "segments of the responder", "count", lambda f: f.packets[1]),
@@ -131,7 +129,7 @@ FEATURES: tuple[Feature, ...] = (
         "B",
         "mean IP size of the originator",
         "s_bytes_sum / s_pkt_cnt",
-        lambda f: f.per_packet(f.bytes, 0),
+        lambda f: f.bytes_mean[0],
         Needs.BYTES,
     ),
     Feature(
@@ -139,7 +137,7 @@ FEATURES: tuple[Feature, ...] = (
         "B",
         "mean IP size of the responder",
         "d_bytes_sum / d_pkt_cnt",
-        lambda f: f.per_packet(f.bytes, 1),
+        lambda f: f.bytes_mean[1],
         Needs.BYTES,
     ),
     Feature(
@@ -147,14 +145,14 @@ FEATURES: tuple[Feature, ...] = (
         "s",
         "mean inter-arrival time of the originator",
         "(last - first segment of the originator) / (s_pkt_cnt - 1)",
-        lambda f: f.iat_mean(0),
+        lambda f: f.iat_mean[0],
     ),
     Feature(
         "d_iat_mean",
         "s",
         "mean inter-arrival time of the responder",
         "(last - first segment of the responder) / (d_pkt_cnt - 1)",
-        lambda f: f.iat_mean(1),
+        lambda f: f.iat_mean[1],
         Needs.FIRST,
     ),
     Feature(
@@ -224,13 +222,15 @@ def matrix(rows: Rows) -> npt.NDArray[np.float64]:
 
     Returns
     -------
-    Shape (n_flows, 17), float64, columns in the order of `NAMES`; NaN where a feature is undefined.
+    Shape (n_flows, 17), float64, columns in the order of `NAMES`, each in one piece; NaN where a feature
+    is undefined.
     """
-    flows = _Flows(rows)
-    out = np.empty((len(rows), len(FEATURES)))
-    for column, feature in enumerate(FEATURES):
-        out[:, column] = feature.compute(flows)
-    return out
+    out = np.empty((len(FEATURES), len(rows)))
+    for begin in range(0, len(rows), CHUNK):
+        flows = _Flows(rows[begin : begin + CHUNK])
+        found = np.concatenate([feature.compute(flows) for feature in FEATURES])
+        out[:, begin : begin + CHUNK] = found.reshape(len(FEATURES), -1)
+    return out.T
 
 
 def table() -> str:

@@ -52,9 +52,9 @@ class Formatter:
 
     def lines(self, rows: Rows, origin: Origin) -> bytes:
         """One line a flow, in the order of the rows."""
-        X = matrix(rows)
+        X = matrix(rows) if self._classifier is not None or self._with_features else None
         predictions = None
-        if self._classifier is not None:
+        if self._classifier is not None and X is not None:
             begin = time.monotonic()
             predictions = ask(self._classifier, X, lambda: _senders(rows, origin))
             took_s = time.monotonic() - begin

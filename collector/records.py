@@ -24,16 +24,20 @@ __all__ = [
     "Needs",
     "Reason",
     "Rows",
-    "bytes_sum",
+    "Sides",
     "check_layout",
     "is_tls",
     "joined",
     "packets",
+    "sides",
     "ttl_sum",
 ]
 
 Rows = npt.NDArray[Any]
 """A structured array of dtype `FLOW`, shape (n_flows,)."""
+
+Sides = dict[str, npt.NDArray[np.uint64]]
+"""The fields of `SIDE` by name, each of shape (2, n_flows), the originator's first, as unsigned words."""
 
 SIDE = np.dtype(
     [
@@ -144,28 +148,27 @@ def joined(parts: Iterable[Rows]) -> Rows:
     return np.concatenate([np.empty(0, whole), *raw]).view(FLOW)
 
 
-def packets(rows: Rows, side: int) -> npt.NDArray[np.uint64]:
-    """Segments that this side sent, shape (n_flows,)."""
-    gate: npt.NDArray[np.uint64] = rows["side"][:, side]["gate"]
-    return (gate >> _SEGMENT_SHIFT) & _SEGMENT_MASK
+def sides(rows: Rows) -> Sides:
+    """Both directions of each flow, field by field of `SIDE`."""
+    each, fields = FLOW.itemsize // 8, SIDE.itemsize // 8
+    words = np.ascontiguousarray(rows).view("<u8").reshape(len(rows), each)
+    of_sides = words[:, : 2 * fields].reshape(len(rows), 2, fields)
+    return dict(zip(SIDE.names or (), np.ascontiguousarray(of_sides.T), strict=True))
 
 
-def bytes_sum(rows: Rows, side: int) -> npt.NDArray[np.uint64]:
-    """Sum of the IP sizes that this side sent, bytes, shape (n_flows,)."""
-    total: npt.NDArray[np.uint64] = rows["side"][:, side]["bytes"]
-    return total
+def packets(of: Sides) -> npt.NDArray[np.uint64]:
+    """Segments that each side sent, shape (2, n_flows)."""
+    return (of["gate"] >> _SEGMENT_SHIFT) & _SEGMENT_MASK
 
 
-def ttl_sum(rows: Rows, side: int) -> npt.NDArray[np.int64]:
-    """Sum of the TTLs of this side's segments, shape (n_flows,).
+def ttl_sum(of: Sides, packets: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Sum of the TTLs of each side's segments, shape (2, n_flows).
 
     The kernel keeps the first TTL and the sum of the differences from it, which is nearly always 0.
     """
-    one = rows["side"][:, side]
-    first = one["ttl_first"].astype(np.int64) - _TTL_SEEN
-    total: npt.NDArray[np.int64] = np.where(
-        one["ttl_first"] == 0, 0, first * packets(rows, side).astype(np.int64) + one["ttl_excess"]
-    )
+    first = of["ttl_first"].view(np.int64)
+    total = (first - _TTL_SEEN) * packets.view(np.int64) + of["ttl_excess"].view(np.int64)
+    total[first == 0] = 0
     return total
 
 

@@ -64,7 +64,7 @@ class ForestClassifier:
 
     def exact(self, X: npt.NDArray[np.float64]) -> Probabilities:
         """Of every class, shape (n_rows, n_classes): those of `predict_proba` with one job, bit for bit."""
-        return self._exact(X.astype(np.float32))
+        return self._exact(np.ascontiguousarray(X, dtype=np.float32))
 
     def _quick(self, engine: OnnxForest, rows: npt.NDArray[np.float32]) -> Answers:
         classes, sums = engine.first_two(rows)

@@ -19,17 +19,16 @@ RELATIVE = 4e-16 * 8
 def raw_of_rows(rows: Rows) -> list[Raw]:
     """Everything that was counted, as Python integers."""
     saddr, sport, daddr, dport = records.endpoints(rows)
-    sides = [
-        {
-            "packets": records.packets(rows, side),
-            "bytes": records.bytes_sum(rows, side),
-            "ttl_sum": records.ttl_sum(rows, side),
-            "first_ns": rows["side"][:, side]["first_ns"],
-            "last_ns": rows["side"][:, side]["last_ns"],
-            "handshake_ns": rows["side"][:, side]["handshake_ns"],
-        }
-        for side in (ORIGINATOR, RESPONDER)
-    ]
+    of = records.sides(rows)
+    segments = records.packets(of)
+    columns = {
+        "packets": segments,
+        "bytes": of["bytes"],
+        "ttl_sum": records.ttl_sum(of, segments),
+        "first_ns": of["first_ns"],
+        "last_ns": of["last_ns"],
+        "handshake_ns": of["handshake_ns"],
+    }
     tls = records.is_tls(rows)
     return [
         {
@@ -38,8 +37,8 @@ def raw_of_rows(rows: Rows) -> list[Raw]:
             "s_mac": rows["source_mac"][i].tobytes().hex(":"),
             "tls": bool(tls[i]),
             "reason": Reason(int(rows["reason"][i])).name.lower(),
-            "s": {name: int(column[i]) for name, column in sides[ORIGINATOR].items()},
-            "d": {name: int(column[i]) for name, column in sides[RESPONDER].items()},
+            "s": {name: int(column[ORIGINATOR, i]) for name, column in columns.items()},
+            "d": {name: int(column[RESPONDER, i]) for name, column in columns.items()},
         }
         for i in range(len(rows))
     ]

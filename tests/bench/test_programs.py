@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from collector.drain import Ring
-from collector.records import SweepMode, packets
+from collector.records import ORIGINATOR, SweepMode, packets, sides
 from tests.bench import walking
 from tests.bench.generator import CONCURRENT, PER_CONNECTION
 from tests.bench.packets import BASELINES, LRU, MINIMAL, PER_CPU, RING_BYTES, SPIN_LOCK
@@ -37,7 +37,7 @@ def test_a_walk_meets_every_connection_equally_often(hook: str) -> None:
     programs.close()
 
     assert len(rows) == FLOWS
-    assert set(packets(rows, 0)) == {1 + 3}
+    assert set(packets(sides(rows))[ORIGINATOR]) == {1 + 3}
     assert {name: value for name, value in counters.items() if value} == {
         "tracked": 4 * FLOWS,
         "opened": FLOWS,
