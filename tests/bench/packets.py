@@ -27,7 +27,8 @@ carries the same step from packet to packet (`tests/bench/bpf/walk.h`); shown is
 the one that only parses, in nanoseconds. The patterns of others keep, in one map value, what the same 17
 features need; of the ring only the kernel's side is counted, and flowml also counts the packet's fate,
 which the others do not. The 6 features are `dur`, `s_bytes_sum`, `d_bytes_sum`, `s_pkt_cnt`, `d_pkt_cnt`,
-`s_iat_mean`: what no feature of a model needs is not compiled."""
+`s_iat_mean`: what no feature of a model needs is not compiled. *Wrong on two CPUs* is flowml with plain
+operations in place of every atomic one: what exactness costs."""
 
 TABLE = 131_072
 CONNECTIONS = 65_536
@@ -37,6 +38,7 @@ RUNS = 250_000
 RING_BYTES = 1 << 24
 
 OURS, PARSE, MINIMAL = "flowml", "parse only", "one look-up, two additions"
+TIMED = "the same, atomic, and the time of the last"
 SPIN_LOCK, PER_CPU, LRU = "hash with a spin lock", "per-CPU hash", "LRU hash, atomic"
 RING = "a ring record a packet"
 BASELINES = {
@@ -45,6 +47,7 @@ BASELINES = {
     "parse, read the clock": "CLOCK",
     MINIMAL: "MINIMAL",
     "the same, atomic": "MINIMAL_ATOMIC",
+    TIMED: "MINIMAL_TIMED",
     SPIN_LOCK: "SPIN_LOCK",
     PER_CPU: "PER_CPU",
     LRU: "LRU",
@@ -60,16 +63,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """flowml for all features, and for what else it can be compiled for: arguments of `compile_flags`."""
 
+PLAIN = "flowml, wrong on two CPUs"
+PLAIN_FLAGS = (
+    "-Datomic_add(at,value)=({ __typeof__(*(at)) was = *(at); *(at) = was + (value); was; })",
+    "-Datomic_or(at,value)=({ __typeof__(*(at)) was = *(at); *(at) = was | (value); was; })",
+    "-Datomic_swap_if(at,expected,value)="
+    "({ __typeof__(*(at)) was = *(at); if (was == (expected)) *(at) = (value); was; })",
+)
+"""What flowml would cost if none of its updates were atomic (the names of track.h)."""
+
 AIMS = ((MINIMAL, 1.5), (SPIN_LOCK, 0.8), (PER_CPU, 1.0), (LRU, 0.8), (RING, 0.5))
 """What flowml may cost, in what the other costs; both less what parsing costs."""
 
 
 def programs() -> dict[str, Programs]:
     """Every program that is compared, its table filled."""
-    found = {
-        name: walking.flowml(walking.settings(max_connections=TABLE, **more), max_connections=TABLE)
-        for name, more in VARIANTS.items()
-    }
+    flags = {name: walking.settings(max_connections=TABLE, **more) for name, more in VARIANTS.items()}
+    flags[PLAIN] = [*flags[OURS], *PLAIN_FLAGS]
+    found = {name: walking.flowml(each, max_connections=TABLE) for name, each in flags.items()}
     sizes = (f"-DCONNECTIONS={TABLE}", f"-DRING_BYTES={RING_BYTES}")
     found |= {name: walking.baseline(f"-D{flag}", *sizes) for name, flag in BASELINES.items()}
     for one in found.values():

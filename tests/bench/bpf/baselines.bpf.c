@@ -34,10 +34,16 @@ struct entry {
 #endif
 };
 
+#ifdef MINIMAL_TIMED
+#define MINIMAL_ATOMIC
+#endif
 #if defined(MINIMAL) || defined(MINIMAL_ATOMIC)
 struct pair {
 	__u64 segments;
 	__u64 bytes;
+#ifdef MINIMAL_TIMED
+	__u64 last_ns;
+#endif
 };
 BPF_F_TABLE("hash", struct flow_key, struct pair, flows, CONNECTIONS, 0);
 #elif defined(SPIN_LOCK)
@@ -98,6 +104,9 @@ static __always_inline void account(const struct packet *pkt)
 	if (found) {
 		add(&found->segments, 1);
 		add(&found->bytes, pkt->size);
+#ifdef MINIMAL_TIMED
+		found->last_ns = bpf_ktime_get_ns();
+#endif
 	} else if (opens(pkt)) {
 		flows.update(&key, &new);
 	}
