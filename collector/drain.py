@@ -66,6 +66,8 @@ class Ring:
     def read(self, most: int | None = None) -> Rows:
         """Takes what is there, or `most` of it: shape (n_flows,), copied once, in the order of their ends."""
         begin, end = int(self._consumer[0]), int(self._producer[0])
+        if begin == end:
+            return np.empty(0, FLOW)
         at, waiting = begin & (self.size - 1), (end - begin) // _RECORD.itemsize
         waiting = waiting if most is None else min(waiting, most)
         found = self._data[at : at + waiting * _RECORD.itemsize].view(_RECORD)
