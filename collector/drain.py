@@ -54,6 +54,11 @@ class Ring:
         self._data = np.frombuffer(self._producer_map, dtype=np.uint8, offset=page)
 
     @property
+    def room(self) -> int:
+        """Flows that it holds when it is full."""
+        return self.size // _RECORD.itemsize
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is in it, and nothing is being put into it."""
         return bool(self._consumer[0] == self._producer[0])

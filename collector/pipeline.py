@@ -14,6 +14,7 @@ from collector.errors import InterfaceError, KernelError, OutputError
 from collector.formatter import Formatter
 from collector.lines import Origin
 from collector.observer import Observer
+from collector.pace import Pace
 from collector.poll import Poll
 from collector.records import SweepMode
 from collector.source import Source
@@ -60,6 +61,7 @@ def run(
         An interface went away while attached, after everything was drained and written.
     """
     loop = _Loop(sources, formatter, backlog, log, observers)
+    pace = Pace(min(source.table.ring.room for source in sources))
     errors: list[BaseException] = []
     try:
         with Poll(stop, backlog, sources) as poll:
@@ -78,7 +80,10 @@ def run(
                 if now >= backlog.retry_at:
                     backlog.flush()
                 wake = 0.0 if loop.is_behind else min(next_sweep, end, backlog.retry_at)
-                told, room = poll.wait(max(0.0, wake - now))
+                rests = now < pace.rests_until
+                if rests:
+                    wake = min(wake, pace.rests_until)
+                told, room = poll.wait(max(0.0, wake - now), rings=not rests)
                 if told:
                     if on_hangup is None or any(signum != signal.SIGHUP for signum in told):
                         break
@@ -86,8 +91,8 @@ def run(
                     backlog.flush()
                 if room:
                     backlog.flush()
-                for source in sources:
-                    loop.drain(source)
+                if taken := sum(loop.drain(source) for source in sources):
+                    pace.took(taken, time.monotonic())
                 for observer in observers:
                     observer.turned()
     except BaseException as error:
@@ -131,8 +136,8 @@ class _Loop:
         """Whether another sweep would bring more at once: the last one filled a ring that is empty by now."""
         return any(source.is_behind and source.table.ring.is_empty for source in self._sources)
 
-    def drain(self, source: Source) -> bool:
-        """Takes finished flows out of the ring, and their lines to the sink; whether there were any.
+    def drain(self, source: Source) -> int:
+        """Takes finished flows out of the ring, and their lines to the sink; how many there were.
 
         Not all at once, so that no batch is too large to be looked at between two signals; none while the
         sink takes nothing and enough lines wait for it.
@@ -140,7 +145,7 @@ class _Loop:
         begin = time.monotonic()
         rows = source.table.ring.read(_BATCH if self._backlog.has_room else 0)
         if not len(rows):
-            return False
+            return 0
         try:
             parts = self._clock.parts(rows)
             lines = [self._formatter.lines(part, Origin(offset, iface=source.name)) for offset, part in parts]
@@ -149,7 +154,7 @@ class _Loop:
             took_s = time.monotonic() - begin
             for observer in self._observers:
                 observer.written(source.name, rows, took_s)
-        return True
+        return len(rows)
 
     def look_after_all(self) -> None:
         """Sweeps every source for timeouts, or empties it where its interface is lost; says what is new."""

@@ -20,14 +20,16 @@ _SIGNALS_AT_ONCE = 4096
 
 
 class Poll:
-    """An epoll over the parts of one run."""
+    """An epoll over the parts of one run; the rings apart, so that they can be left alone for a while."""
 
     def __init__(self, stop: socket.socket, backlog: Backlog, sources: Sequence[Source]) -> None:
         self._stop, self._backlog = stop, backlog
-        self._poll = select.epoll()
+        self._poll, self._with_rings = select.epoll(), select.epoll()
         self._poll.register(stop, select.EPOLLIN)
-        self._asked: dict[int, int] = {}
-        self._rings = [source.table.ring.fd for source in sources]
+        self._with_rings.register(self._poll, select.EPOLLIN)
+        for source in sources:
+            self._with_rings.register(source.table.ring.fd, select.EPOLLIN)
+        self._asked = 0
         self._pipe = backlog.pipe_fd
         try:
             if self._pipe is not None:
@@ -41,14 +43,21 @@ class Poll:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._with_rings.close()
         self._poll.close()
 
-    def wait(self, timeout_s: float) -> tuple[bytes, bool]:
-        """The signals that came, a byte each, and whether the pipe has room. Raises as `Backlog.put`."""
-        for ring in self._rings:  # full rings are no news while there is no room for their lines
-            self._ask(ring, select.EPOLLIN if self._backlog.has_room else 0)
+    def wait(self, timeout_s: float, *, rings: bool) -> tuple[bytes, bool]:
+        """The signals that came, a byte each, and whether the pipe has room. Raises as `Backlog.put`.
+
+        With `rings` also until there is something in one of them.
+        """
         if self._pipe is not None:
             self._ask(self._pipe, select.EPOLLOUT if self._backlog.wants_room else 0)
+        # Full rings are no news while there is no room for their lines.
+        if rings and self._backlog.has_room:
+            if self._poll.fileno() not in dict(self._with_rings.poll(timeout_s)):
+                return b"", False
+            timeout_s = 0
         events = dict(self._poll.poll(timeout_s))
         told = self._stop.recv(_SIGNALS_AT_ONCE) if self._stop.fileno() in events else b""
         pipe = events.get(self._pipe, 0) if self._pipe is not None else 0
@@ -56,7 +65,7 @@ class Poll:
             self._backlog.reader_has_gone()
         return told, bool(pipe)
 
-    def _ask(self, fd: int, events: int) -> None:
-        if self._asked.get(fd) != events:
-            (self._poll.modify if fd in self._asked or fd == self._pipe else self._poll.register)(fd, events)
-            self._asked[fd] = events
+    def _ask(self, pipe: int, events: int) -> None:
+        if self._asked != events:
+            self._poll.modify(pipe, events)
+            self._asked = events

@@ -122,9 +122,9 @@ class Turns:
         self.waits = self.sweeps = 0
         wait, sweep = Poll.wait, programs.table.sweep
 
-        def counted_wait(poll: Poll, timeout_s: float) -> tuple[bytes, bool]:
+        def counted_wait(poll: Poll, timeout_s: float, *, rings: bool) -> tuple[bytes, bool]:
             self.waits += 1
-            return wait(poll, timeout_s)
+            return wait(poll, timeout_s, rings=rings)
 
         def counted_sweep(mode: SweepMode) -> None:
             self.sweeps += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import tempfile
 import threading
@@ -23,8 +24,10 @@ from collector.backlog import Backlog
 from collector.errors import FlowmlError, KernelError, OutputError
 from collector.formatter import Formatter
 from collector.hooks import Attachment
+from collector.observer import Observer
+from collector.pace import Pace
 from collector.pipeline import run
-from collector.records import SweepMode
+from collector.records import Rows, SweepMode
 from collector.sink import Sink, open_sink
 from collector.source import Source
 from tests import frames
@@ -153,6 +156,59 @@ def test_a_duration_ends_it_with_everything_written(tmp_path: Path) -> None:
         sink.close()
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["reason"] for line in lines] == ["rst"] * 7 + ["shutdown"] * 5
+
+
+class Batches(Observer):
+    """How many connections there were in each."""
+
+    def __init__(self) -> None:
+        self.found: list[int] = []
+
+    def written(self, name: str, rows: Rows, took_s: float) -> None:
+        self.found.append(len(rows))
+
+
+def test_what_ends_during_a_rest_is_one_batch_and_signals_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rest that would never be over: SIGHUP is acted upon, a stop ends it, and nothing is lost."""
+
+    def rest_for_good(pace: Pace, connections: int, now: float) -> None:
+        pace.rests_until = now + NEVER_S
+
+    monkeypatch.setattr(Pace, "took", rest_for_good)
+    told, batches = [], Batches()
+    ours, theirs = socket.socketpair()
+    with Replay(flags=()) as programs, ours, theirs:
+        sink = open_sink(str(tmp_path / "out.jsonl"))
+
+        def body() -> None:
+            run(
+                [source(programs)],
+                LINES,
+                backlog(sink),
+                stop=ours,
+                resolution_s=NEVER_S,
+                duration_s=0,
+                log=print,
+                on_hangup=lambda: told.append(signal.SIGHUP),
+                observers=[batches],
+            )
+
+        thread = threading.Thread(target=body, daemon=True)
+        thread.start()
+        send(programs, "S", range(1, 102))
+        send(programs, "R", range(1, 2))
+        wait_for(lambda: batches.found, "the first line")
+        send(programs, "R", range(2, 102))
+        theirs.send(bytes([signal.SIGHUP]))
+        wait_for(lambda: told, "SIGHUP to be acted upon")
+        theirs.send(bytes([signal.SIGTERM]))
+        wait_for(lambda: not thread.is_alive(), "the run to end")
+        sink.close()
+
+    assert batches.found == [1, 100]
+    assert ports_in(tmp_path / "out.jsonl") == [*range(1, 102)]
 
 
 @pytest.mark.parametrize("ended", [range(1), range(1, 4)], ids=["open", "some ended"])
