@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BYTES  (1024 * 1024) /* more than the longest record */
-#define CAPTURED_MAX  262144	    /* of a packet: libpcap's MAXIMUM_SNAPLEN for the links that are read */
+#define WINDOW_BYTES  (320 * 1024) /* more than the longest record, less than the cache that a core has */
+#define CAPTURED_MAX  262144	   /* of a packet: libpcap's MAXIMUM_SNAPLEN for the links that are read */
 #define MAGIC_MICRO   0xa1b2c3d4
 #define MAGIC_NANO    0xa1b23c4d
 #define VERSION_MAJOR 2

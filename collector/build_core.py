@@ -46,12 +46,12 @@ def module(name: str, header: str, sources: list[str], libraries: list[str]) -> 
         depends=[header, *sorted(f"bpf/{one.name}" for one in (ROOT / "bpf").glob("*.h"))],
         include_dirs=["bpf", "collector"],
         libraries=libraries,
-        extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wno-unused-function"],
+        extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wno-unused-function", "-fvisibility=hidden"],
     )
     return builder
 
 
-CORE = ["bpf/replay.c", "bpf/capture.c", "bpf/stream.c"]
+CORE = ["bpf/replay.c", "bpf/narrow.c", "bpf/capture.c", "bpf/stream.c"]
 
 replay = module("collector._replay", "bpf/replay.h", CORE, ["pcap", "z", "zstd"])
 lines = module("collector._lines", "collector/lines.h", ["collector/lines.c"], [])

@@ -17,7 +17,7 @@ RUNS = {"packets": 20_000, "files": 6_000}
 PLANTED = [
     ("packets", "parse.h", "tcp + TCP_MIN_LEN > cur->end", "tcp > cur->end"),
     ("packets", "table.h", "host_count(host, COUNT_filtered);", ";"),
-    ("packets", "replay.c", "host->buckets[gap] = host->buckets[i];", ";"),
+    ("packets", "host.h", "host->buckets[gap] = host->buckets[i];", ";"),
     ("files", "links.h", "cooked + len > cur->end", "cooked > cur->end"),
     ("files", "stream.c", "stream->at += waiting;", "stream->at += waiting / 2;"),
     ("files", "capture.c", "capture->at += captured;", "capture->at += found->caplen;"),

@@ -29,7 +29,10 @@ KEPT = ROOT / HERE / "corpus"
 FINDINGS = ROOT / HERE / "findings"
 WORK = ROOT / ".cache/fuzz"
 
-TARGETS = {"packets": ["packets.c", "mutator.c"], "files": ["files.c"]}
+TARGETS = {
+    "packets": ["packets.c", "mutator.c", "../../bpf/narrow.c"],
+    "files": ["files.c", "../../bpf/narrow.c"],
+}
 """What each is built from."""
 
 LONGEST = {"packets": 2048, "files": 8192}
