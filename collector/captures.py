@@ -6,7 +6,6 @@ import os
 import select
 import stat
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,8 @@ _REMEDIES = {
 }
 """What to do about what libpcap says, by a part of it."""
 
-Write = Callable[[bytes], object]
+Write = Callable[[bytes, int], object]
+"""Takes lines, and how many they are."""
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ def lines_of(
     outcome = Outcome()
     with replay:
         for rows in by_start(_batches(replay, advance)):
-            write(formatter.lines(rows, origin))
+            write(formatter.lines(rows, origin), len(rows))
         account = replay.account()
         outcome.trouble = replay.trouble
         outcome.stopped = replay.stopped
@@ -189,6 +189,7 @@ def _at_a_time(
     The processes inherit the descriptor that a stop makes readable, so it stops each of them.
     """
     import multiprocessing
+    import tempfile
     from concurrent.futures import ProcessPoolExecutor
 
     with (
@@ -203,8 +204,8 @@ def _at_a_time(
         for file, future in zip(files, futures, strict=True):
             outcome, size = future.result()
             with file.open("rb") as lines:
-                while part := b"".join(lines.readlines(_COPIED_AT_ONCE)):
-                    write(part)
+                while part := lines.readlines(_COPIED_AT_ONCE):
+                    write(b"".join(part), len(part))
             file.unlink()
             advance(size)
             yield outcome
@@ -224,5 +225,5 @@ def _into_file(
         size += step
 
     with file.open("wb") as lines:
-        outcome = _one(name, limits, formatter, lines.write, stop_fd, advance)
+        outcome = _one(name, limits, formatter, lambda part, _: lines.write(part), stop_fd, advance)
     return outcome, size

@@ -168,7 +168,7 @@ class _Run:
         X = np.array(features, np.float64)
         found = ask(self.classifier, X, lambda: [_sender(document) for document in documents])
         if self.settings.format == "label":
-            self.sink.write(label_lines(found))
+            self.sink.write(label_lines(found), len(documents))
             return
         lines = []
         for i, document in enumerate(documents):
@@ -178,7 +178,7 @@ class _Run:
             if self.settings.features:
                 record.update(zip(NAMES, features[i], strict=True))
             lines.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        self.sink.write(b"".join(lines))
+        self.sink.write(b"".join(lines), len(lines))
 
     def _check_origin(self, name: str) -> None:
         """Rows tell by the file beside them how they were made; if that differs, the model is refused."""

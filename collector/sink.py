@@ -37,8 +37,11 @@ class Sink:
         self._created = created
         self._folder = folder
         self.name = name
-        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        about = os.fstat(fd)
+        self._regular = stat.S_ISREG(about.st_mode)
+        self._takes_all = self._regular or _is_null_device(about)
         self._waiting = bytearray()
+        self._waiting_lines = 0
         self._begun = 0  # bytes of the first line that waits which a pipe has already taken
         self._failed = False
         self._aside: Aside | None = None
@@ -65,8 +68,13 @@ class Sink:
         """Lines that are in a temporary file by now."""
         return self._aside.lines if self._aside is not None else 0
 
-    def write(self, lines: bytes) -> None:
+    def write(self, lines: bytes, count: int | None = None) -> None:
         """Appends lines, each whole or not at all, however long a pipe's reader takes.
+
+        Parameters
+        ----------
+        count
+            How many lines they are; None: they are counted.
 
         Raises
         ------
@@ -74,7 +82,7 @@ class Sink:
             No room, or no reader: once. From then on lines are only kept, so that what is still to come
             can be taken to its end; `rescue` puts them where there is room.
         """
-        self.keep(lines)
+        self.keep(lines, count)
         if self._failed:
             return
         try:
@@ -84,9 +92,10 @@ class Sink:
             self._failed = True
             raise OutputError(f"{self.name}: {error.strerror} after {self.written} lines") from error
 
-    def keep(self, lines: bytes) -> None:
-        """Lines for the next `flush`."""
+    def keep(self, lines: bytes, count: int | None = None) -> None:
+        """Lines for the next `flush`; `count` as for `write`."""
         self._waiting += lines
+        self._waiting_lines += lines.count(b"\n") if count is None else count
 
     def flush(self, *, patience_s: float | None) -> bool:
         """Writes what waits as far as there is room; whether that was all.
@@ -115,12 +124,12 @@ class Sink:
 
     def _next_end(self, sent: int) -> int:
         """A pipe takes so much at once, and is given whole lines, for others may write to it too."""
-        if self._regular:
+        if self._takes_all:
             return len(self._waiting)
         return self._waiting.rfind(b"\n", sent, sent + _PIPE_BUF) + 1 or sent + _PIPE_BUF
 
     def _has_room(self, patience_s: float | None) -> bool:
-        if self._regular:
+        if self._takes_all:
             return True
         room = select.poll()
         room.register(self._fd, select.POLLOUT)
@@ -129,7 +138,10 @@ class Sink:
     def _settle(self, sent: int) -> None:
         """After `sent` bytes: what was written whole is done with, half a line is taken back."""
         whole = self._waiting.rfind(b"\n", 0, sent) + 1
-        self.written += self._waiting.count(b"\n", 0, whole)
+        all_of_them = whole == len(self._waiting)
+        lines = self._waiting_lines if all_of_them else self._waiting.count(b"\n", 0, whole)
+        self.written += lines
+        self._waiting_lines -= lines
         del self._waiting[:whole]
         sent -= whole
         if not self._regular:  # nothing can be taken back: the rest has to follow
@@ -171,6 +183,7 @@ class Sink:
             self._aside = Aside()
         self._aside.put(self._waiting)
         self._waiting.clear()
+        self._waiting_lines = 0
         self._begun = 0
 
     def rescue(self) -> str:
@@ -189,7 +202,7 @@ class Sink:
             try:
                 self.put_aside()
             except OSError as error:
-                count = self._waiting.count(b"\n")
+                count = self._waiting_lines
                 said.append(
                     f"{count} more lines are lost: no temporary file can be written either ({error.strerror})"
                 )
@@ -210,6 +223,11 @@ class Sink:
             self._folder.close()
         if self._fd > 2:
             os.close(self._fd)
+
+
+def _is_null_device(about: os.stat_result) -> bool:
+    """Whether it takes any number of bytes at once, like a file."""
+    return stat.S_ISCHR(about.st_mode) and about.st_rdev == Path(os.devnull).stat().st_rdev
 
 
 def open_sink(path: str, *, append: bool = True) -> Sink:

@@ -119,12 +119,21 @@ def extracted(
         tls_only=tls_only,
     )
     parts: list[bytes] = []
+    counted = 0
+
+    def write(lines: bytes, count: int) -> None:
+        nonlocal counted
+        parts.append(lines)
+        counted += count
+
     formatter = Formatter(None, as_record=True, with_features=True)
     try:
-        outcome = lines_of(Source(name, fd), limits, formatter, parts.append, -1, lambda _: None)
+        outcome = lines_of(Source(name, fd), limits, formatter, write, -1, lambda _: None)
     finally:
         os.close(fd)
-    return [json.loads(line) for line in b"".join(parts).splitlines()], outcome.counts, outcome.trouble
+    records = [json.loads(line) for line in b"".join(parts).splitlines()]
+    assert len(records) == counted
+    return records, outcome.counts, outcome.trouble
 
 
 def command(*arguments: str | bytes | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -145,3 +145,20 @@ def test_lines_that_fit_nowhere_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
 
     sink.close()
     assert said.startswith("2 more lines are lost: no temporary file can be written either (No usable")
+
+
+def test_the_null_device_takes_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like a file, not by the page like a pipe: nobody reads it, and nobody else's lines can come between."""
+    sink = open_sink(os.devnull)
+    real_write = os.write
+    sizes: list[int] = []
+
+    def write(target: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        return real_write(target, data)
+
+    monkeypatch.setattr(os, "write", write)
+    sink.write(b'"1234567"\n' * 10_000, 10_000)
+    sink.close()
+
+    assert (sizes, sink.written) == ([100_000], 10_000)
