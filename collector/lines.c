@@ -10,14 +10,15 @@
 #include "lines.h"
 
 #define NS_PER_S   1000000000LL
+#define S_PER_DAY  86400
 #define FIXED_ROOM 320
 
 /* The text so far ends at `at`. */
 struct line {
 	char *at;
-	time_t second; /* of the time in `stamp` */
-	char stamp[32];
-	size_t stamp_len;
+	time_t day; /* since 1970, of the date in `date` */
+	char date[24];
+	size_t date_len;
 };
 
 static void put(struct line *line, const char *text, size_t len)
@@ -26,9 +27,9 @@ static void put(struct line *line, const char *text, size_t len)
 	line->at += len;
 }
 
-static void put_text(struct line *line, const char *text)
+static void put_text(struct line *line, struct text text)
 {
-	put(line, text, strlen(text));
+	put(line, text.at, text.len);
 }
 
 #define PUT(line, literal) put(line, literal, sizeof(literal) - 1)
@@ -45,10 +46,21 @@ static void put_number(struct line *line, __u32 number)
 	put(line, digits + sizeof(digits) - len, len);
 }
 
-/* ISO 8601, UTC, nanoseconds. Many connections start in the same second, which is written out once. */
+/* So many digits, leading zeros among them, and what follows. */
+static void put_digits(struct line *line, __u32 number, int digits, char then)
+{
+	for (int i = digits - 1; i >= 0; i--) {
+		line->at[i] = '0' + number % 10;
+		number /= 10;
+	}
+	line->at[digits] = then;
+	line->at += digits + 1;
+}
+
+/* ISO 8601, UTC, nanoseconds. Many connections start on the same day, whose date is written out once. */
 static void put_time(struct line *line, __s64 time_ns)
 {
-	time_t second = time_ns / NS_PER_S;
+	time_t second = time_ns / NS_PER_S, day;
 	__s64 rest = time_ns % NS_PER_S;
 	struct tm parts;
 
@@ -56,17 +68,19 @@ static void put_time(struct line *line, __s64 time_ns)
 		rest += NS_PER_S;
 		second--;
 	}
-	if (second != line->second || !line->stamp_len) {
-		line->second = second;
-		line->stamp_len = 0;
+	day = second / S_PER_DAY - (second % S_PER_DAY < 0);
+	if (day != line->day || !line->date_len) {
+		line->day = day;
+		line->date_len = 0;
 		if (gmtime_r(&second, &parts))
-			line->stamp_len =
-				strftime(line->stamp, sizeof(line->stamp), "%Y-%m-%dT%H:%M:%S.", &parts);
+			line->date_len = strftime(line->date, sizeof(line->date), "%Y-%m-%dT", &parts);
 	}
-	put(line, line->stamp, line->stamp_len);
-	for (__s64 unit = NS_PER_S / 10; unit; unit /= 10)
-		*line->at++ = '0' + rest / unit % 10;
-	*line->at++ = 'Z';
+	second -= day * S_PER_DAY;
+	put(line, line->date, line->date_len);
+	put_digits(line, second / 3600, 2, ':');
+	put_digits(line, second / 60 % 60, 2, ':');
+	put_digits(line, second % 60, 2, '.');
+	put_digits(line, rest, 9, 'Z');
 }
 
 /* IPv6 as RFC 5952 wants it, which is how the C library writes it. */
@@ -76,7 +90,8 @@ static void put_address(struct line *line, const struct flow *flow, const __be32
 	char text[INET6_ADDRSTRLEN];
 
 	if (flow->ip_version == 6) {
-		put_text(line, inet_ntop(AF_INET6, addr, text, sizeof(text)));
+		inet_ntop(AF_INET6, addr, text, sizeof(text));
+		put(line, text, strlen(text));
 		return;
 	}
 	for (int i = 0; i < 4; i++) {
@@ -112,10 +127,13 @@ static void put_mac(struct line *line, const struct flow *flow)
 /* One number of a JSON array, and on to the next. */
 static void put_element(struct line *line, const char **array)
 {
-	size_t len = strcspn(*array, ",]");
+	const char *from = *array;
+	char *to = line->at;
 
-	put(line, *array, len);
-	*array += len + 1;
+	while (*from != ',' && *from != ']')
+		*to++ = *from++;
+	line->at = to;
+	*array = from + 1;
 }
 
 static void put_flow(struct line *line, const struct flow *flow, const struct line_parts *parts)

@@ -9,15 +9,21 @@
 
 /* ------------------------------------------------------------------------------------------------ */
 
+/* Text that is put into many lines: how long it is, is known. */
+struct text {
+	const char *at;
+	size_t len;
+};
+
 /* What a line holds beside its flow. All text is JSON already. */
 struct line_parts {
-	const char *origin;	    /* members that are the same in each line: `"iface":"eth0"` */
+	struct text origin;	    /* members that are the same in each line: `"iface":"eth0"` */
 	__s64 clock_offset_ns;	    /* what makes a time of the flows one since 1970 */
-	const char *const *reasons; /* by enum reason */
-	const char *const *labels;  /* by class; null: no prediction */
+	const struct text *reasons; /* by enum reason */
+	const struct text *labels;  /* by class; null: no prediction */
 	const __s64 *classes;	    /* a class for each flow */
 	const char *probabilities;  /* an array, a number for each flow */
-	const char *const *names;   /* of the features: `,"dur":` */
+	const struct text *names;   /* of the features: `,"dur":` */
 	size_t n_names;
 	const char *features; /* an array of arrays, one for each flow; null: none */
 };

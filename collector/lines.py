@@ -63,11 +63,11 @@ def label_lines(predictions: Predictions) -> bytes:
 
 
 class _Texts:
-    """C strings in an array, alive as long as this is."""
+    """Texts for C in an array, alive as long as this is."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
-        self._each = [ffi.new("char[]", text) for text in texts]
-        self.pointer = ffi.new("char *[]", self._each)
+        self._each = [ffi.from_buffer("char[]", text) for text in texts]
+        self.pointer = ffi.new("struct text[]", [(text, len(text)) for text in self._each])
         self.longest = max(map(len, texts), default=0)
         self.total = sum(map(len, texts))
 
@@ -97,19 +97,23 @@ def record_lines(
     flows = np.ascontiguousarray(rows, FLOW)
     members = origin.members()
     room = lib.lines_fixed_room() + len(members)
-    origin_text = ffi.new("char[]", members)
+    origin_text = _Texts([members])
     parts = ffi.new(
         "struct line_parts *",
-        {"origin": origin_text, "clock_offset_ns": origin.clock_offset_ns, "reasons": _REASONS.pointer},
+        {
+            "origin": origin_text.pointer[0],
+            "clock_offset_ns": origin.clock_offset_ns,
+            "reasons": _REASONS.pointer,
+        },
     )
     if matrix is not None:
-        features = ffi.new("char[]", _numbers(matrix))
+        features = ffi.from_buffer("char[]", _numbers(matrix))
         parts.names, parts.n_names, parts.features = _FEATURES.pointer, len(NAMES), features
         room += _FEATURES.total + len(NAMES) * _NUMBER_ROOM
     if predictions is not None:
         labels = _Texts([orjson.dumps(label) for label in predictions.labels])
         classes = np.ascontiguousarray(predictions.classes, np.int64)
-        probabilities = ffi.new("char[]", _numbers(predictions.probabilities))
+        probabilities = ffi.from_buffer("char[]", _numbers(predictions.probabilities))
         parts.labels, parts.probabilities = labels.pointer, probabilities
         parts.classes = ffi.cast("int64_t *", ffi.from_buffer(classes))
         room += labels.longest + _NUMBER_ROOM

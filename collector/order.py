@@ -6,7 +6,7 @@ what memory is allowed to hold; the runs wait in a temporary file, and are merge
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import IO
 
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from collector.errors import OutputError
-from collector.records import FLOW, ORIGINATOR, Rows, endpoints, joined
+from collector.records import FLOW, ORIGINATOR, Rows, endpoints, joined, raw
 
 __all__ = ["by_start"]
 
 _RUN_ROWS = 1 << 17
-_BLOCK_ROWS = 1 << 12
+_BLOCK_ROWS = 1 << 10
 
 
 def by_start(batches: Iterable[Rows], run_rows: int = _RUN_ROWS) -> Iterator[Rows]:
@@ -36,23 +36,25 @@ def by_start(batches: Iterable[Rows], run_rows: int = _RUN_ROWS) -> Iterator[Row
         There are more, and no room for them in the folder of temporary files.
     """
     held = np.empty(run_rows, FLOW)
+    held_raw = raw(held)
     count = 0
     runs: list[_Run] = []
-    with tempfile.TemporaryFile(prefix="flowml-") as file:
+    with contextlib.ExitStack() as stack:
         for batch in batches:
             while len(batch):
                 taken = batch[: run_rows - count]
-                held[count : count + len(taken)] = taken
+                held_raw[count : count + len(taken)] = raw(taken)
                 count += len(taken)
                 batch = batch[len(taken) :]
                 if count == run_rows:
+                    file = runs[0].file if runs else stack.enter_context(_temporary_file())
                     runs.append(_Run.write(file, held))
                     count = 0
         if not runs:
             yield from _sorted_blocks(held[:count])
             return
-        runs.append(_Run.write(file, held[:count]))
-        del held
+        runs.append(_Run.write(runs[0].file, held[:count]))
+        del held, held_raw
         yield from _merge(runs)
 
 
@@ -72,16 +74,34 @@ def _order(rows: Rows) -> npt.NDArray[np.intp]:
 
 
 def _sorted_blocks(rows: Rows) -> Iterator[Rows]:
-    order = _order(rows)
+    order, whole = _order(rows), raw(rows)
     for at in range(0, len(rows), _BLOCK_ROWS):
-        yield rows[order[at : at + _BLOCK_ROWS]]
+        yield whole[order[at : at + _BLOCK_ROWS]].view(FLOW)
+
+
+def _temporary_file() -> IO[bytes]:
+    import tempfile  # for large captures alone
+
+    try:
+        return tempfile.TemporaryFile(prefix="flowml-")
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> OutputError:
+    import tempfile
+
+    return OutputError(
+        f"{tempfile.gettempdir()}: {error.strerror}, and more connections than memory holds are to wait "
+        "there to be sorted: make room, or point TMPDIR at a folder that has it"
+    )
 
 
 class _Run:
     """Sorted rows in the file, read block by block."""
 
     def __init__(self, file: IO[bytes], at: int, rows: int) -> None:
-        self._file = file
+        self.file = file
         self._at = at
         self.left = rows
         self.block = np.empty(0, FLOW)
@@ -95,10 +115,7 @@ class _Run:
                 file.write(block.tobytes())
             file.flush()
         except OSError as error:
-            raise OutputError(
-                f"{tempfile.gettempdir()}: {error.strerror}, and more connections than memory holds are to "
-                "wait there to be sorted: make room, or point TMPDIR at a folder that has it"
-            ) from error
+            raise _no_room(error) from error
         return cls(file, at, len(rows))
 
     def fill(self) -> bool:
@@ -108,9 +125,9 @@ class _Run:
         return len(self.block) > 0
 
     def _read_on(self) -> None:
-        self._file.seek(self._at)
+        self.file.seek(self._at)
         count = min(self.left, _BLOCK_ROWS)
-        raw = self._file.read(count * FLOW.itemsize)
+        raw = self.file.read(count * FLOW.itemsize)
         self._at += len(raw)
         self.left -= count
         self.block = joined([self.block, np.frombuffer(raw, FLOW)])

@@ -29,6 +29,7 @@ __all__ = [
     "is_tls",
     "joined",
     "packets",
+    "raw",
     "sides",
     "ttl_sum",
 ]
@@ -99,6 +100,7 @@ ORIGINATOR, RESPONDER = 0, 1
 IP_VERSIONS = {"4": 4, "6": 6, "both": 46}
 """What the core takes for which versions of IP it looks at (`FLOWML_IP` of flow.h)."""
 
+_WHOLE = np.dtype((np.void, FLOW.itemsize))
 _SEGMENT_SHIFT, _SEGMENT_MASK = np.uint64(12), np.uint64((1 << 36) - 1)
 SEGMENTS = _SEGMENT_MASK << _SEGMENT_SHIFT
 """Of a gate, the bits that count segments; the rest says who is in the slot just now."""
@@ -141,11 +143,14 @@ class SweepMode(enum.IntEnum):
     """The core's own: not for user space."""
 
 
+def raw(rows: Rows) -> npt.NDArray[np.void]:
+    """The same rows in the same memory, each as bytes, for numpy to copy whole and not field by field."""
+    return np.ascontiguousarray(rows).view(_WHOLE)
+
+
 def joined(parts: Iterable[Rows]) -> Rows:
     """The rows of all parts, as they lie. (`np.concatenate` would turn ports into this machine's order.)"""
-    whole = np.dtype((np.void, FLOW.itemsize))
-    raw = [np.ascontiguousarray(part).view(whole) for part in parts]
-    return np.concatenate([np.empty(0, whole), *raw]).view(FLOW)
+    return np.concatenate([np.empty(0, _WHOLE), *map(raw, parts)]).view(FLOW)
 
 
 def sides(rows: Rows) -> Sides:

@@ -129,7 +129,7 @@ class Replay:
         time seen.
         """
         found = _core.replay_read(self._core, self._room, len(self._rows), packets)
-        return self._rows[:found].copy()
+        return records.raw(self._rows[:found]).copy().view(FLOW)
 
     def batches(self) -> Iterator[Rows]:
         """All the flows of the capture, batch by batch, also empty ones: see `read`."""
