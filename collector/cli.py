@@ -1,45 +1,17 @@
-"""The command line: wiring only."""
+"""The command line: how it starts and ends."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import typer
-
-from collector.commands import captures, models, transformer, wire
 from collector.errors import FlowmlError, UsageError
 from collector.messages import log
 
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    name="flowml",
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version  # takes longer than all the rest of `--help`
-
-        typer.echo(f"flowml {version('flowml')}")
-        raise typer.Exit
-
-
-@app.callback()
-def flowml(
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Recognises which device a TCP connection came from by how it behaved."""
-
-
-for commands in (wire, captures, models, transformer):
-    commands.add_to(app)
+__all__ = ["main"]
 
 
 def _fill_standard_descriptors() -> None:
@@ -49,14 +21,28 @@ def _fill_standard_descriptors() -> None:
     os.close(descriptor)
 
 
+def _app(arguments: Sequence[str]) -> Callable[..., Any]:
+    """The command line, as made from many objects that all stay: to look for garbage among them takes time,
+    now and again with every import that a command does."""
+    gc.disable()
+    try:
+        from collector.commands import app_for
+
+        return app_for(arguments)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def main() -> None:
     """Runs a command. What the user can mend is one line on standard error and an exit code.
 
     A standard output whose reader has gone ends it with 1: Typer's doing.
     """
     _fill_standard_descriptors()
+    arguments = sys.argv[1:] or ["--help"]
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = _app(arguments)(arguments, standalone_mode=False)
     except FlowmlError as error:
         log(f"flowml: {error}")
         code = error.exit_code

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from collector import config
-from collector.cli import app
+from collector.commands import app_for
 
 __all__ = ["page"]
 
@@ -54,7 +54,7 @@ _EXIT_CODES = (
 
 def page() -> str:
     """The page, as roff."""
-    program: Any = typer.main.get_command(app)
+    program: Any = typer.main.get_command(app_for([]))
     summary = " ".join(program.help.split()).rstrip(".")
     parts = [_HEAD.format(version=version("flowml"), summary=_roff(summary[0].lower() + summary[1:]))]
     parts += [

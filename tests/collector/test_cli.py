@@ -7,6 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import typer
+
+from collector.commands import app_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FLOWML = Path(sys.executable).with_name("flowml")
@@ -15,13 +20,23 @@ FLOWML = Path(sys.executable).with_name("flowml")
 def test_help_imports_nothing_heavy() -> None:
     """It answers at once: no numpy, no scikit-learn, no pyroute2."""
     code = (
-        "import sys\nfrom collector.cli import app\n"
-        "try:\n    app(['attach', '--help'], standalone_mode=False)\n"
+        "import sys\nfrom collector.commands import app_for\n"
+        "try:\n    app_for([])(['attach', '--help'], standalone_mode=False)\n"
         "finally:\n    heavy = {'numpy', 'sklearn', 'pyroute2', 'bcc', 'joblib'}\n"
         "    print(heavy & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stderr.strip() == "set()"
+
+
+def test_a_command_alone_is_as_among_all() -> None:
+    """For one that is named only its module is made: it is found there, and its help is the same."""
+    whole: Any = typer.main.get_command(app_for([]))
+    for name, command in whole.commands.items():
+        alone: Any = typer.main.get_command(app_for([name, "--help"]))
+        found = alone.commands[name]
+        assert len(alone.commands) < len(whole.commands)
+        assert found.get_help(typer.Context(found)) == command.get_help(typer.Context(command))
 
 
 def test_a_wrong_command_line_is_one_line() -> None:
