@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 __all__ = ["Aside"]
@@ -19,6 +18,8 @@ class Aside:
     """
 
     def __init__(self) -> None:
+        import tempfile
+
         self._fd, name = tempfile.mkstemp(prefix="flowml-rescued-", suffix=".jsonl")
         self.path = Path(name)
         self.lines = 0

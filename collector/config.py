@@ -6,18 +6,12 @@ python -m collector.config offline > configs/offline.toml
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from collector.errors import ConfigError, UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["DAY_MS", "OPTIONS", "Option", "Settings", "option", "read", "render", "resolve"]
 
@@ -316,6 +310,8 @@ def _shown(value: object) -> str:
 
 
 def _nearest(word: str, valid: tuple[str, ...]) -> str:
+    import difflib  # not for those who spell it right
+
     near = difflib.get_close_matches(word, valid, n=1, cutoff=0.4)
     return f": did you mean {near[0]}?" if near else ""
 
@@ -328,6 +324,10 @@ def read(file: BinaryIO, name: str) -> dict[str, Value]:
     ConfigError
         Broken TOML, an unknown section or key (with the nearest valid name), a value that may not be.
     """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         document = tomllib.load(file)
     except ValueError as error:  # broken TOML, broken UTF-8, or a number of thousands of digits

@@ -6,7 +6,6 @@ made strict. Undefined is NaN, never 0 and never infinity.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -190,6 +189,8 @@ def listed(text: str) -> tuple[str, ...]:
     given = [name.strip() for name in text.split(",")]
     for name in given:
         if name not in NAMES:
+            import difflib  # not for those who spell it right
+
             near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(NAMES)}"
             raise UsageError(f"no feature {name!r}: {hint}")
