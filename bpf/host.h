@@ -56,6 +56,8 @@ extern _Thread_local const struct replay_settings *settings;
 #include <stdlib.h>
 #include <string.h>
 
+#define BUCKETS_A_SLOT 2 /* how much larger the hash is than what is in it, at least */
+
 /* Where a key leads. The key itself lies in its flow. */
 struct bucket {
 	__u64 hash; /* 0: empty */
@@ -70,8 +72,9 @@ struct host {
 	struct counters counters;
 
 	struct flow *slots;
-	struct bucket *buckets;
-	__u32 *given_back; /* stack of slots that were used before */
+	struct bucket *all_buckets; /* a table of n of them is the n from the n-th on */
+	struct bucket *buckets;	    /* that are in use */
+	__u32 *given_back;	    /* stack of slots that were used before */
 	__u32 n_given_back;
 	__u32 high_water; /* slots from here on were never used */
 	__u64 victim;	  /* counts the slots that were looked at to make room */
@@ -154,11 +157,36 @@ static __always_inline void host_remember(struct host *host, const struct flow_k
 {
 }
 
+/*
+ * Twice as many buckets, so that the hash is as large as what is in it: a small one stays in the cache. All
+ * that it leaves behind is together no larger than what it goes to.
+ */
+static void grow(struct host *host)
+{
+	struct bucket *old = host->buckets;
+	__u64 count = host->bucket_mask + 1;
+
+	host->buckets += count;
+	host->bucket_mask = 2 * count - 1;
+	for (__u64 i = 0; i < count; i++) {
+		__u64 to = old[i].hash & host->bucket_mask;
+
+		if (!old[i].hash)
+			continue;
+		while (host->buckets[to].hash)
+			to = (to + 1) & host->bucket_mask;
+		host->buckets[to] = old[i];
+	}
+}
+
 static __always_inline int host_insert(struct host *host, const struct flow_key *key,
 				       const struct flow_ref *ref)
 {
-	struct bucket *bucket = find_bucket(host, key);
+	struct bucket *bucket;
 
+	if (BUCKETS_A_SLOT * (__u64)(host->high_water - host->n_given_back) > host->bucket_mask + 1)
+		grow(host);
+	bucket = find_bucket(host, key);
 	if (bucket->hash)
 		return -HOST_EXISTS;
 	bucket->hash = hash_key(host, key);

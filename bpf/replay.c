@@ -12,7 +12,9 @@
 #define LAST_S	       4102444800LL /* 2100 */
 #define SWEEP_EVERY_NS NS_PER_S	    /* while the table is full */
 #define FLOWS_A_PACKET 2	    /* that one packet can end */
-#define SLOTS_A_BUCKET 2	    /* how much larger the hash is than the table, at least */
+#ifndef FIRST_BUCKETS		    /* of the hash: a power of two */
+#define FIRST_BUCKETS 4096
+#endif
 
 _Thread_local const struct replay_settings *settings;
 
@@ -141,20 +143,21 @@ static size_t slots_size(const struct host *host)
 
 static size_t buckets_size(const struct host *host)
 {
-	return (host->bucket_mask + 1) * sizeof(struct bucket);
+	__u64 most = FIRST_BUCKETS;
+
+	while (most < (__u64)BUCKETS_A_SLOT * host->settings.max_connections)
+		most *= 2;
+	return 2 * most * sizeof(struct bucket);
 }
 
 static int reserve_table(struct host *host)
 {
-	__u64 buckets = 1;
-
-	while (buckets < (__u64)SLOTS_A_BUCKET * host->settings.max_connections)
-		buckets *= 2;
-	host->bucket_mask = buckets - 1;
 	host->slots = reserve(slots_size(host));
-	host->buckets = reserve(buckets_size(host));
+	host->all_buckets = reserve(buckets_size(host));
+	host->buckets = host->all_buckets + FIRST_BUCKETS;
+	host->bucket_mask = FIRST_BUCKETS - 1;
 	host->given_back = reserve(host->settings.max_connections * sizeof(__u32));
-	return host->slots && host->buckets && host->given_back;
+	return host->slots && host->all_buckets && host->given_back;
 }
 
 static int start_reading(struct host *host, int fd, int stop_fd, const char *head, size_t head_len)
@@ -196,8 +199,8 @@ void replay_close(struct replay *replay)
 	capture_close(&host->capture);
 	if (host->slots)
 		munmap(host->slots, slots_size(host));
-	if (host->buckets)
-		munmap(host->buckets, buckets_size(host));
+	if (host->all_buckets)
+		munmap(host->all_buckets, buckets_size(host));
 	if (host->given_back)
 		munmap(host->given_back, host->settings.max_connections * sizeof(__u32));
 	free(host);

@@ -18,6 +18,7 @@ PLANTED = [
     ("packets", "parse.h", "tcp + TCP_MIN_LEN > cur->end", "tcp > cur->end"),
     ("packets", "table.h", "host_count(host, COUNT_filtered);", ";"),
     ("packets", "host.h", "host->buckets[gap] = host->buckets[i];", ";"),
+    ("packets", "host.h", "__u64 to = old[i].hash & host->bucket_mask;", "__u64 to = i;"),
     ("files", "links.h", "cooked + len > cur->end", "cooked > cur->end"),
     ("files", "stream.c", "stream->at += waiting;", "stream->at += waiting / 2;"),
     ("files", "capture.c", "capture->at += captured;", "capture->at += found->caplen;"),

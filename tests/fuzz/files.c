@@ -31,6 +31,7 @@ static ssize_t read_some(int fd, void *to, size_t size)
 #undef read
 
 int capture_next(struct capture *capture, struct pcap_pkthdr **header, const __u8 **frame, char why[WHY_LEN]);
+#define FIRST_BUCKETS 2
 #include "../../bpf/replay.c"
 
 #include "account.h"

@@ -19,6 +19,7 @@ static unsigned char seed;
 #define munmap(memory, size)	   free(memory)
 #define getrandom(to, size, flags) ((long)(memset(to, seed, size) ? size : 0))
 
+#define FIRST_BUCKETS 2
 #include "../../bpf/replay.c"
 
 #include "account.h"
