@@ -46,7 +46,15 @@ def module(name: str, header: str, sources: list[str], libraries: list[str]) -> 
         depends=[header, *sorted(f"bpf/{one.name}" for one in (ROOT / "bpf").glob("*.h"))],
         include_dirs=["bpf", "collector"],
         libraries=libraries,
-        extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wno-unused-function", "-fvisibility=hidden"],
+        extra_compile_args=[
+            "-std=gnu11",
+            "-O3",
+            "-Wall",
+            "-Wno-unused-function",
+            "-fvisibility=hidden",
+            "-flto=auto",
+        ],
+        extra_link_args=["-O3", "-flto=auto"],
     )
     return builder
 
