@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from collector.records import Reason, packets
+from collector.records import ORIGINATOR, Reason, packets, sides
 from tests.frames import pcap, tcp
 from tests.on_cpu import LIMITS, replayed
 from tests.oracle import NS_PER_S
@@ -28,7 +28,7 @@ def test_each_is_found_again(ip: str) -> None:
 
     assert found.fates == {"tracked": 2 * CONNECTIONS}
     assert found.account.counters["opened"] == CONNECTIONS
-    assert packets(found.rows, 0).tolist() == [2] * CONNECTIONS
+    assert packets(sides(found.rows))[ORIGINATOR].tolist() == [2] * CONNECTIONS
     assert set(found.rows["reason"].tolist()) == {Reason.RST}
 
 
