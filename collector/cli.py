@@ -11,7 +11,7 @@ from typing import Any
 from collector.errors import FlowmlError, UsageError
 from collector.messages import log
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 
 def _fill_standard_descriptors() -> None:
@@ -21,7 +21,7 @@ def _fill_standard_descriptors() -> None:
     os.close(descriptor)
 
 
-def _app(arguments: Sequence[str]) -> Callable[..., Any]:
+def command_line(arguments: Sequence[str]) -> Callable[..., Any]:
     """The command line, as made from many objects that all stay: to look for garbage among them takes time,
     now and again with every import that a command does."""
     gc.disable()
@@ -42,7 +42,7 @@ def main() -> None:
     _fill_standard_descriptors()
     arguments = sys.argv[1:] or ["--help"]
     try:
-        code = _app(arguments)(arguments, standalone_mode=False)
+        code = command_line(arguments)(arguments, standalone_mode=False)
     except FlowmlError as error:
         log(f"flowml: {error}")
         code = error.exit_code
