@@ -55,6 +55,7 @@ def main() -> None:
         command = getattr(getattr(error, "ctx", None), "command_path", "flowml")
         log(f"flowml: {error.format_message()} See `{command} --help`.")
         code = UsageError.exit_code
+    gc.freeze()  # Python would look at everything once more before it ends
     sys.exit(code)
 
 
