@@ -12,7 +12,7 @@ from collector.drain import Ring
 from collector.records import ORIGINATOR, SweepMode, packets, sides
 from tests.bench import walking
 from tests.bench.generator import CONCURRENT, PER_CONNECTION
-from tests.bench.packets import BASELINES, LRU, MINIMAL, PER_CPU, RING_BYTES, SPIN_LOCK, TIMED
+from tests.bench.packets import BASELINES, LRU, MINIMAL, PER_CPU, RING_BYTES, SIZED, SPIN_LOCK, TIMED
 from tests.bench.rounds import on_core
 from tests.bench.walking import Walk, step
 from tests.lab import veth_pair, wait_for
@@ -49,7 +49,7 @@ def test_a_walk_meets_every_connection_equally_often(hook: str) -> None:
 @pytest.mark.parametrize("hook", ["XDP", "TC"])
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [(MINIMAL, 3), ("the same, atomic", 3), (TIMED, 3), (SPIN_LOCK, 4), (PER_CPU, 4), (LRU, 4)],
+    [(MINIMAL, 3), ("the same, atomic", 3), (TIMED, 3), (SIZED, 3), (SPIN_LOCK, 4), (PER_CPU, 4), (LRU, 4)],
 )
 def test_a_pattern_counts_every_segment(name: str, hook: str, expected: int) -> None:
     """An entry for every connection, in which every segment is; the smallest counter leaves out the SYN."""

@@ -34,6 +34,9 @@ struct entry {
 #endif
 };
 
+#ifdef MINIMAL_SIZED
+#define MINIMAL_TIMED
+#endif
 #ifdef MINIMAL_TIMED
 #define MINIMAL_ATOMIC
 #endif
@@ -44,7 +47,13 @@ struct pair {
 #ifdef MINIMAL_TIMED
 	__u64 last_ns;
 #endif
+#ifdef MINIMAL_SIZED
+	__u64 unused[21];
+#endif
 };
+#ifdef MINIMAL_SIZED
+_Static_assert(sizeof(struct pair) == sizeof(struct flow), "as large as flowml's");
+#endif
 BPF_F_TABLE("hash", struct flow_key, struct pair, flows, CONNECTIONS, 0);
 #elif defined(SPIN_LOCK)
 BPF_F_TABLE("hash", struct flow_key, struct entry, flows, CONNECTIONS, 0);
