@@ -27,8 +27,6 @@ KEPT = ROOT / ".cache" / "benchmarks.json"
 BEGIN, END = "<!-- make bench -->\n", "<!-- end -->\n"
 
 BENCHMARKS = ("packets", "drain", "engines", "whole", "wire", "peers", "live", "start", "growth")
-FEWER = {"live": 2}
-"""Rounds at the most, where one takes two minutes."""
 
 
 def main() -> None:
@@ -43,7 +41,7 @@ def main() -> None:
     begin = time.monotonic()
     failed = []
     for name in args.only or BENCHMARKS:
-        one = run(name, min(args.rounds, FEWER.get(name, args.rounds)))
+        one = run(name, args.rounds)
         if one is None:
             failed.append(name)
         else:

@@ -21,35 +21,38 @@ from tests import frames
 from tests.bench.rounds import on_core
 from tests.bench.walking import load
 
-__all__ = ["PER_CONNECTION", "Generator"]
+__all__ = ["CONCURRENT", "PER_CONNECTION", "WHOLE", "Generator"]
 
 PER_CONNECTION, CONCURRENT = 10, 1024  # generator.bpf.c
+WHOLE = CONCURRENT * PER_CONNECTION
+"""Segments with which every connection has ended."""
 PAYLOAD = 20
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
-BATCH = 32
+BATCH, LARGE_BATCH = 32, 128
+"""Frames that go out together. Large ones cost the sender less, and are no bursts at a high rate."""
+SOON_NS = 1000
 _PLAN = struct.Struct("=QQQII")
 
 
 class Generator:
-    """Sends out of an interface of this process's namespace."""
+    """Sends out of interfaces of the namespace that the thread is in."""
 
-    def __init__(self, iface: str) -> None:
+    def __init__(self) -> None:
         self._module = load("generator.bpf.c")
         self._program = self._module.load_func("generate", self._module.XDP).fd
         self._plans = self._module["plans"]
-        self._ifindex = socket.if_nametoindex(iface)
 
-    def open(self, connections: int) -> None:
+    def open(self, iface: str, connections: int) -> None:
         """Opens so many, of a SYN and its answer, and leaves them open; rounded up to whole turns."""
         turns = -(-connections // CONCURRENT)
-        self._send(2 * turns * CONCURRENT, 0, of_connection=2)
+        self._send(iface, 2 * turns * CONCURRENT, 0, of_connection=2)
 
-    def send(self, segments: int, per_second: float = 0) -> float:
+    def send(self, iface: str, segments: int, per_second: float = 0) -> float:
         """Sends so many, evenly in time, or as fast as it goes; seconds that it took."""
-        return self._send(segments, round(1e9 / per_second) if per_second else 0, PER_CONNECTION)
+        return self._send(iface, segments, round(1e9 / per_second) if per_second else 0, PER_CONNECTION)
 
-    def _send(self, segments: int, interval_ns: int, of_connection: int) -> float:
-        plan = _PLAN.pack(0, interval_ns, 0, self._ifindex, of_connection)
+    def _send(self, iface: str, segments: int, interval_ns: int, of_connection: int) -> float:
+        plan = _PLAN.pack(0, interval_ns, 0, socket.if_nametoindex(iface), of_connection)
         self._plans[0] = self._plans.Leaf.from_buffer_copy(plan)
         # The addresses of a frame that is for somebody else: the stack behind the interface throws it away.
         frame = frames.tcp("A", bytes(PAYLOAD), dst_mac="02:00:00:00:00:ff")
@@ -57,7 +60,7 @@ class Generator:
         attr = kernel._attr(
             "IIIIQQIIIIQQIII",
             *(self._program, 0, len(frame), 0, ctypes.addressof(data), 0, segments, 0, 0, 0, 0, 0),
-            *(LIVE_FRAMES, 0, BATCH),
+            *(LIVE_FRAMES, 0, LARGE_BATCH if interval_ns < SOON_NS else BATCH),
         )
         begin = time.perf_counter()
         kernel._bpf(kernel._PROG_TEST_RUN, attr)
@@ -67,7 +70,7 @@ class Generator:
 def main() -> None:
     iface, segments, per_second = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     with on_core(0):
-        took = Generator(iface).send(segments, per_second)
+        took = Generator().send(iface, segments, per_second)
     print(json.dumps({"segments": segments, "seconds": took}))
 
 

@@ -41,7 +41,7 @@ def send(iface: str, count: int, per_second: float, idle: int) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((iface, 0))
         if idle:
-            Generator(iface).open(idle)
+            Generator().open(iface, idle)
         begin = time.monotonic()
         for number in range(count):
             port = 1024 + number
