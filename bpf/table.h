@@ -72,13 +72,13 @@ static __always_inline void table_leave(struct host *host, struct flow *flow, __
 {
 	__u64 left;
 
-	if (claimed) {
+	if (unlikely(claimed)) {
 		struct flow_key key = flow_key_of(flow);
 
 		host_delete(host, &key);
 	}
 	left = gate_leave(&flow->side[side].gate, segments);
-	if ((claimed || gate_phase(left) == PHASE_CLOSING) && flow_at_rest(flow, side, left, claimed))
+	if (unlikely(claimed || gate_phase(left) == PHASE_CLOSING) && flow_at_rest(flow, side, left, claimed))
 		table_deliver(host, flow, slot);
 }
 
@@ -96,8 +96,8 @@ static __always_inline int table_leads_to(struct host *host, const struct flow *
 static __always_inline void table_visit(struct host *host, struct flow *flow, __u32 slot,
 					enum sweep_mode mode, __u64 now)
 {
+	enum reason reason = REASON_NONE;
 	__u16 epoch;
-	enum reason reason;
 	int claimed;
 
 	if (flow->parked && mode != SWEEP_MAKE_ROOM) { /* sealed, and nobody's but the sweep's */
@@ -107,17 +107,15 @@ static __always_inline void table_visit(struct host *host, struct flow *flow, __
 	epoch = gate_epoch(flow->side[ORIGINATOR].gate);
 	if (epoch % PHASES != PHASE_OPEN)
 		return;
-	if (!gate_enter(&flow->side[ORIGINATOR].gate, epoch)) {
-		table_leave(host, flow, slot, ORIGINATOR, 0, 0);
-		return;
+	if (gate_enter(&flow->side[ORIGINATOR].gate, epoch)) {
+		reason = flow_timed_out(flow, now);
+		if (!reason && mode == SWEEP_SHUTDOWN)
+			reason = REASON_SHUTDOWN;
+		if (!reason && mode == SWEEP_MAKE_ROOM && flow_is_unanswered(flow))
+			reason = REASON_EVICTED;
+		if (reason && !table_leads_to(host, flow, slot, epoch))
+			reason = REASON_NONE;
 	}
-	reason = flow_timed_out(flow, now);
-	if (!reason && mode == SWEEP_SHUTDOWN)
-		reason = REASON_SHUTDOWN;
-	if (!reason && mode == SWEEP_MAKE_ROOM && flow_is_unanswered(flow))
-		reason = REASON_EVICTED;
-	if (reason && !table_leads_to(host, flow, slot, epoch))
-		reason = REASON_NONE;
 	claimed = reason && claim_end(flow, reason);
 	if (claimed && reason == REASON_EVICTED)
 		host_count(host, COUNT_evicted);
@@ -186,6 +184,39 @@ static __always_inline int table_is_there(const struct flow *flow, const struct 
 	return has_key(flow, key) && flow->originator_is_high == ref->originator_is_high;
 }
 
+/*
+ * One visit of a segment to where its key led. Answers whether it was counted; if not, the connection has
+ * ended meanwhile or ends now, because the segment comes too late for it, or it is another one.
+ */
+static __always_inline int table_visit_by(struct host *host, const struct packet *pkt, __u64 now,
+					  const struct flow_ref *ref, struct flow *flow, int recalled)
+{
+	struct flow_key key = pkt->key;
+	enum side side = pkt->sender_is_high == ref->originator_is_high ? ORIGINATOR : RESPONDER;
+	struct flow_side *from = &flow->side[side];
+	enum reason reason = REASON_NONE;
+	int counted = 0, claimed = 0;
+
+	if (likely(gate_enter(&from->gate, ref->epoch) && table_is_there(flow, &key, ref))) {
+		if (unlikely(may_have_timed_out(from, now)))
+			reason = flow_timed_out(flow, now);
+		if (unlikely(reason)) {
+			claimed = claim_end(flow, reason);
+		} else {
+			if (unlikely(!recalled))
+				host_remember(host, &key, ref);
+			flow_add(flow, side, pkt, now);
+			if (unlikely(wants_hello(flow, side, pkt)))
+				mark_hello(flow, pkt, host_head(host, pkt));
+			if (unlikely(pkt->flags & (TCP_FIN | TCP_RST)))
+				claimed = segment_ends(flow, side, pkt);
+			counted = 1;
+		}
+	}
+	table_leave(host, flow, ref->slot, side, counted ? pkt->segments : 0, claimed);
+	return counted;
+}
+
 /* Counts one segment into its connection, and says what became of the packet. */
 static __always_inline enum counter table_account(struct host *host, const struct packet *pkt, __u64 now)
 {
@@ -195,10 +226,9 @@ static __always_inline enum counter table_account(struct host *host, const struc
 	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
 		struct flow_ref ref = {};
 		struct flow *flow;
-		enum side side;
-		int claimed = 0, recalled = attempt == 0 && host_recall(host, &key, &ref);
+		int recalled = attempt == 0 && host_recall(host, &key, &ref);
 
-		if (!recalled && !host_find(host, &key, &ref)) {
+		if (unlikely(!recalled) && !host_find(host, &key, &ref)) {
 			int again = 0;
 			enum counter fate;
 
@@ -216,28 +246,8 @@ static __always_inline enum counter table_account(struct host *host, const struc
 		flow = host_flow(host, ref.slot);
 		if (!flow)
 			break;
-		side = pkt->sender_is_high == ref.originator_is_high ? ORIGINATOR : RESPONDER;
-		if (!gate_enter(&flow->side[side].gate, ref.epoch) || !table_is_there(flow, &key, &ref)) {
-			table_leave(host, flow, ref.slot, side, 0, 0);
-			continue;
-		}
-		if (may_have_timed_out(&flow->side[side], now)) {
-			enum reason reason = flow_timed_out(flow, now);
-
-			if (reason) {
-				table_leave(host, flow, ref.slot, side, 0, claim_end(flow, reason));
-				continue;
-			}
-		}
-		if (!recalled)
-			host_remember(host, &key, &ref);
-		flow_add(flow, side, pkt, now);
-		if (wants_hello(flow, side, pkt))
-			mark_hello(flow, pkt, host_head(host, pkt));
-		if (pkt->flags & (TCP_FIN | TCP_RST))
-			claimed = segment_ends(flow, side, pkt);
-		table_leave(host, flow, ref.slot, side, pkt->segments, claimed);
-		return COUNT_tracked;
+		if (likely(table_visit_by(host, pkt, now, &ref, flow, recalled)))
+			return COUNT_tracked;
 	}
 	return made_room ? COUNT_table_full : COUNT_contended;
 }
