@@ -87,14 +87,14 @@ def in_process(iface: str) -> None:
             print("running", flush=True)
         first.append(int(flow["side"][0, 0]["first_ns"]))
 
+    told: list[int] = []  # raised within the callback it would be lost
+    signal.signal(signal.SIGINT, lambda signum, _: told.append(signum))
     module["finished"].open_ring_buffer(called)
     module.attach_xdp(iface, ingress)
-    try:
-        while True:
-            module.ring_buffer_poll(100)
-    except KeyboardInterrupt:
-        module.remove_xdp(iface)
-        print(min(first))
+    while not told:
+        module.ring_buffer_poll(100)
+    module.remove_xdp(iface)
+    print(min(first))
 
 
 def first_of_lines(outfile: Path) -> int:
