@@ -72,15 +72,15 @@ class Backlog:
             else f"{self._sink.name} was deleted, and is not made anew ({why}): what is written is lost"
         )
 
-    def put(self, lines: bytes) -> None:
-        """Takes lines, and writes as much as goes out at once.
+    def put(self, lines: bytes, count: int | None = None) -> None:
+        """Takes lines, and writes as much as goes out at once. `count` as for `Sink.write`.
 
         Raises
         ------
         OutputError
             The reader of the pipe has gone: once, and not while the run is ending.
         """
-        self._sink.keep(lines)
+        self._sink.keep(lines, count)
         if self._ending:
             if self._sink.waiting >= self._limit:
                 self._make_room()

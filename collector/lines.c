@@ -136,6 +136,17 @@ static void put_element(struct line *line, const char **array)
 	*array = from + 1;
 }
 
+/* Most features are whole numbers, which need no search for their shortest decimals. */
+static void put_feature(struct line *line, __u32 whole, const char **others)
+{
+	if (!whole) {
+		put_element(line, others);
+		return;
+	}
+	put_number(line, whole);
+	PUT(line, ".0");
+}
+
 static void put_flow(struct line *line, const struct flow *flow, const struct line_parts *parts)
 {
 	const struct flow_ends *ends = &flow->ends;
@@ -172,6 +183,7 @@ size_t lines_write(const struct flow *flows, size_t n_flows, const struct line_p
 	struct line line = {.at = out};
 	const char *probability = parts->probabilities;
 	const char *feature = parts->features;
+	const __u32 *whole = parts->wholes;
 
 	if (probability)
 		probability++; /* the bracket */
@@ -185,13 +197,9 @@ size_t lines_write(const struct flow *flows, size_t n_flows, const struct line_p
 			PUT(&line, ",\"probability\":");
 			put_element(&line, &probability);
 		}
-		if (feature) {
-			feature++;
-			for (size_t k = 0; k < parts->n_names; k++) {
-				put_text(&line, parts->names[k]);
-				put_element(&line, &feature);
-			}
-			feature++; /* the comma between the arrays; the last number took the bracket */
+		for (size_t k = 0; whole && k < parts->n_names; k++) {
+			put_text(&line, parts->names[k]);
+			put_feature(&line, *whole++, &feature);
 		}
 		PUT(&line, "}\n");
 	}

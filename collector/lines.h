@@ -25,7 +25,9 @@ struct line_parts {
 	const char *probabilities;  /* an array, a number for each flow */
 	const struct text *names;   /* of the features: `,"dur":` */
 	size_t n_names;
-	const char *features; /* an array of arrays, one for each flow; null: none */
+	const __u32 *wholes;  /* a feature each, flow by flow: what it is, or 0 for the next of `features`;
+				 null: none */
+	const char *features; /* an array */
 };
 
 /* Bytes that a line may take beside origin, label, and the features' names and numbers. */

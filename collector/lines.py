@@ -19,6 +19,8 @@ from collector.records import FLOW, Reason, Rows
 
 __all__ = ["Origin", "Predictions", "label_lines", "record_lines"]
 
+_BLOCK_ROWS = 1 << 10
+"""Rows at a time: what is written of them stays in the cache, and in memory that is there already."""
 _NUMBER_ROOM = 25  # the longest float64: -2.2250738585072014e-308
 
 
@@ -31,6 +33,10 @@ class Predictions:
     classes: npt.NDArray[np.intp]
     """Index into `labels`."""
     probabilities: npt.NDArray[np.float64]
+
+    def of(self, rows: slice) -> Predictions:
+        """What was said of some of the batch."""
+        return Predictions(self.labels, self.classes[rows], self.probabilities[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +98,24 @@ def record_lines(
     predictions
         The labels to write; none if None.
     """
-    if not len(rows):
-        return b""
+    blocks = (slice(at, at + _BLOCK_ROWS) for at in range(0, len(rows), _BLOCK_ROWS))
+    return b"".join(
+        _lines(
+            rows[block],
+            origin,
+            matrix[block] if matrix is not None else None,
+            predictions.of(block) if predictions is not None else None,
+        )
+        for block in blocks
+    )
+
+
+def _lines(
+    rows: Rows,
+    origin: Origin,
+    matrix: npt.NDArray[np.float64] | None,
+    predictions: Predictions | None,
+) -> bytes:
     flows = np.ascontiguousarray(rows, FLOW)
     members = origin.members()
     room = lib.lines_fixed_room() + len(members)
@@ -107,8 +129,11 @@ def record_lines(
         },
     )
     if matrix is not None:
-        features = ffi.from_buffer("char[]", _numbers(matrix))
+        values = np.ascontiguousarray(matrix, np.float64)
+        wholes = _wholes(values)
+        features = ffi.from_buffer("char[]", _numbers(values[wholes == 0]))
         parts.names, parts.n_names, parts.features = _FEATURES.pointer, len(NAMES), features
+        parts.wholes = ffi.cast("uint32_t *", ffi.from_buffer(wholes))
         room += _FEATURES.total + len(NAMES) * _NUMBER_ROOM
     if predictions is not None:
         labels = _Texts([orjson.dumps(label) for label in predictions.labels])
@@ -125,6 +150,14 @@ def record_lines(
         ffi.cast("char *", ffi.from_buffer(out)),
     )
     return out[:written].tobytes()
+
+
+def _wholes(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
+    """The values that are whole, positive, and not too large for it; 0 for all others."""
+    with np.errstate(invalid="ignore"):  # what a NaN becomes is not what it was
+        wholes = values.astype(np.uint32)
+    wholes[wholes != values] = 0
+    return wholes
 
 
 def _numbers(values: npt.NDArray[np.float64]) -> bytes:

@@ -149,7 +149,7 @@ class _Loop:
         try:
             parts = self._clock.parts(rows)
             lines = [self._formatter.lines(part, Origin(offset, iface=source.name)) for offset, part in parts]
-            self._backlog.put(b"".join(lines))
+            self._backlog.put(b"".join(lines), len(rows))
         finally:  # the sink has them even if it says that there is no room
             took_s = time.monotonic() - begin
             for observer in self._observers:
