@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from collector.features import NAMES, matrix
 from collector.formatter import Formatter, ask
-from collector.lines import Origin, label_lines
+from collector.lines import Origin, label_lines, record_lines
 from collector.sink import open_sink
 from ml.classifier import Answers, Classifier
 from ml.model import open_model
@@ -36,7 +37,7 @@ too. Beside it, in turns, scikit-learn answers in the forest's place, and `json.
 BATCHES = (100, 1000, 10_000)
 TURN = 20_000
 """Connections in a turn."""
-STEPS = ("ring", "matrix", "forest", "lines", "write")
+RING, MATRIX, ASKED, LINES, WRITE = "ring", "matrix", "forest", "lines", "write"
 
 FOREST, SKLEARN = "forest, label", "scikit-learn's predict, label"
 RECORD, NO_CLASSIFIER = "forest, record with features", "no classifier, record with features"
@@ -86,31 +87,28 @@ class Way:
         for _ in range(TURN // batch):
             self.feeder.feed(batch)
             begin = time.perf_counter()
-            sink.write(lines(self.feeder.ring.read()))
+            sink.write(lines(self.feeder.ring.read()), batch)
             took += time.perf_counter() - begin
         sink.close()
         self._check()
         return TURN / took
 
-    def steps(self, classifier: Classifier, batch: int) -> dict[str, float]:
-        """Microseconds a connection, step by step, of `forest, label`."""
+    def steps(self, chain: dict[str, Callable[[Any], Any]], batch: int) -> dict[str, float]:
+        """Microseconds a connection of each step, whose result the next one takes."""
         sink = open_sink(str(self.outfile))
-        took = dict.fromkeys(STEPS, 0.0)
+        took = dict.fromkeys((RING, *chain, WRITE), 0.0)
+        every: dict[str, Callable[[Any], Any]] = {
+            RING: lambda _: self.feeder.ring.read(),
+            **chain,
+            WRITE: lambda text: sink.write(text, batch),
+        }
         for _ in range(TURN // batch):
             self.feeder.feed(batch)
-            moments = [time.perf_counter()]
-            read = self.feeder.ring.read()
-            moments.append(time.perf_counter())
-            X = matrix(read)
-            moments.append(time.perf_counter())
-            predictions = ask(classifier, X, list)
-            moments.append(time.perf_counter())
-            text = label_lines(predictions)
-            moments.append(time.perf_counter())
-            sink.write(text)
-            moments.append(time.perf_counter())
-            for step, begin, end in zip(STEPS, moments, moments[1:], strict=False):
-                took[step] += end - begin
+            value: Any = None
+            for step, do in every.items():
+                begin = time.perf_counter()
+                value = do(value)
+                took[step] += time.perf_counter() - begin
         sink.close()
         self._check()
         return {step: 1e6 * value / TURN for step, value in took.items()}
@@ -132,6 +130,25 @@ def dumped(found: npt.NDArray[np.void], origin: Origin) -> bytes:
         record |= {name: None if value != value else value for name, value in zip(NAMES, values, strict=True)}
         texts.append(json.dumps(record) + "\n")
     return "".join(texts).encode()
+
+
+def chains(classifier: Classifier, origin: Origin) -> dict[str, dict[str, Callable[[Any], Any]]]:
+    """The steps of two ways, between the ring and the file."""
+    return {
+        FOREST: {
+            MATRIX: matrix,
+            ASKED: lambda X: ask(classifier, X, list),
+            LINES: label_lines,
+        },
+        NO_CLASSIFIER: {
+            MATRIX: lambda read: (read, matrix(read)),
+            LINES: lambda both: record_lines(both[0], origin, matrix=both[1]),
+        },
+    }
+
+
+def rounds_of(each: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {step: [one[step] for one in each] for step in each[0]}
 
 
 def measure(rounds: int) -> Found:
@@ -159,8 +176,10 @@ def measure(rounds: int) -> Found:
                 turns[title] = partial(way.per_second, partial(formatter.lines, origin=origin), batch)
             turns[DUMPS] = partial(way.per_second, partial(dumped, origin=origin), batch)
             per_second[str(batch)] = in_turns(turns, rounds)
-            each = [way.steps(classifier, batch) for _ in range(rounds)]
-            steps[str(batch)] = {step: [one[step] for one in each] for step in STEPS}
+            steps[str(batch)] = {
+                title: rounds_of([way.steps(chain, batch) for _ in range(rounds)])
+                for title, chain in chains(classifier, origin).items()
+            }
     feeder.close()
     return {"per_second": per_second, "steps": steps, "aims": aims(per_second, steps)}
 
@@ -189,7 +208,7 @@ def aims(per_second: Found, steps: Found) -> list[Found]:
             )
         )
     rest = {
-        int(batch): sum(statistics.median(values) for step, values in cell.items() if step != "forest")
+        int(batch): sum(statistics.median(values) for step, values in cell[FOREST].items() if step != ASKED)
         for batch, cell in steps.items()
     }
     found.append(
@@ -225,10 +244,14 @@ def markdown(found: Found) -> str:
             for ours, other in ((FOREST, SKLEARN), (NO_CLASSIFIER, DUMPS))
         ],
     )
-    text += "\n" + table(
-        ["us a connection, label", *at_a_time],
-        [[step, *(spread(steps[batch][step]) for batch in batches)] for step in STEPS],
-    )
+    for way in steps[batches[0]]:
+        text += "\n" + table(
+            [f"us a connection, {way}", *at_a_time],
+            [
+                [step, *(spread(steps[batch][way][step]) for batch in batches)]
+                for step in steps[batches[0]][way]
+            ],
+        )
     return text
 
 
