@@ -188,8 +188,8 @@ static __always_inline int table_is_there(const struct flow *flow, const struct 
  * One visit of a segment to where its key led. Answers whether it was counted; if not, the connection has
  * ended meanwhile or ends now, because the segment comes too late for it, or it is another one.
  */
-static __always_inline int table_visit_by(struct host *host, const struct packet *pkt, __u64 now,
-					  const struct flow_ref *ref, struct flow *flow, int recalled)
+static __always_inline int table_count(struct host *host, const struct packet *pkt, __u64 now,
+				       const struct flow_ref *ref, struct flow *flow, int recalled)
 {
 	struct flow_key key = pkt->key;
 	enum side side = pkt->sender_is_high == ref->originator_is_high ? ORIGINATOR : RESPONDER;
@@ -246,7 +246,7 @@ static __always_inline enum counter table_account(struct host *host, const struc
 		flow = host_flow(host, ref.slot);
 		if (!flow)
 			break;
-		if (likely(table_visit_by(host, pkt, now, &ref, flow, recalled)))
+		if (likely(table_count(host, pkt, now, &ref, flow, recalled)))
 			return COUNT_tracked;
 	}
 	return made_room ? COUNT_table_full : COUNT_contended;
