@@ -10,12 +10,6 @@
 
 #include <linux/types.h>
 
-/* Which way a branch nearly always goes, so that the path of most packets lies in one piece. */
-#ifndef likely
-#define likely(condition)   __builtin_expect(!!(condition), 1)
-#define unlikely(condition) __builtin_expect(!!(condition), 0)
-#endif
-
 /* ---- Settings: every one comes as a -D flag; these are the defaults of configs/online.toml. ---- */
 
 #ifndef FLOWML_MAX_CONNECTIONS /* slots in the flow table */

@@ -84,42 +84,41 @@ static __always_inline __u64 digest(const struct flow_key *key)
 	return mixed * 0xc4ceb9fe1a85ec53ULL;
 }
 
-/* The place of a digest in `recent`. */
-static __always_inline __u32 place(__u64 mixed)
-{
-	return (mixed >> 32) * RECENT >> 32;
-}
-
-/* What a reference has there beside originator_is_high, to tell most others from it; never written: 0. */
-static __always_inline __u16 tag(__u64 mixed)
-{
-	return (mixed & ~1ULL) | 0x8000;
-}
-
-/* An array is looked up without a call. What another CPU writes is read in one piece. */
-static __always_inline int host_recall(struct host *host, const struct flow_key *key, struct flow_ref *ref)
+/*
+ * The place of a key in `recent`, and what a reference has there beside originator_is_high, to tell most
+ * others from it (never written: 0). An array is looked up without a call.
+ */
+static __always_inline struct flow_ref *recent_place(const struct flow_key *key, __u16 *tag)
 {
 	__u64 mixed = digest(key);
-	__u32 at = place(mixed);
-	struct flow_ref *found = recent.lookup(&at);
+	__u32 at = (mixed >> 32) * RECENT >> 32;
+
+	*tag = (mixed & ~1ULL) | 0x8000;
+	return recent.lookup(&at);
+}
+
+/* What another CPU writes is read in one piece. */
+static __always_inline int host_recall(struct host *host, const struct flow_key *key, struct flow_ref *ref)
+{
+	__u16 tag;
+	struct flow_ref *found = recent_place(key, &tag);
 
 	if (!found)
 		return 0;
 	*(__u64 *)ref = *(volatile __u64 *)found;
-	ref->originator_is_high ^= tag(mixed);
+	ref->originator_is_high ^= tag;
 	return ref->originator_is_high <= 1;
 }
 
 static __always_inline void host_remember(struct host *host, const struct flow_key *key,
 					  const struct flow_ref *ref)
 {
-	__u64 mixed = digest(key);
-	__u32 at = place(mixed);
-	struct flow_ref *to = recent.lookup(&at), own = *ref;
+	__u16 tag;
+	struct flow_ref *to = recent_place(key, &tag), own = *ref;
 
 	if (!to)
 		return;
-	own.originator_is_high ^= tag(mixed);
+	own.originator_is_high ^= tag;
 	*(volatile __u64 *)to = *(__u64 *)&own;
 }
 

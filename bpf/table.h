@@ -12,6 +12,12 @@
 #include "parse.h"
 #include "track.h"
 
+/* Which way a branch nearly always goes, so that the path of most packets lies in one piece. */
+#ifndef likely
+#define likely(condition)   __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+#endif
+
 struct host;
 
 /* Where a key leads; 0 if nowhere. The answer may be stale already: entering the flow's gate tells. */

@@ -52,22 +52,17 @@ class Formatter:
 
     def lines(self, rows: Rows, origin: Origin) -> bytes:
         """One line a flow, in the order of the rows."""
-        X = matrix(rows) if self._classifier is not None or self._with_features else None
-        predictions = None
-        if self._classifier is not None and X is not None:
-            begin = time.monotonic()
-            predictions = ask(self._classifier, X, lambda: _senders(rows, origin))
-            took_s = time.monotonic() - begin
-            for observer in self._observers:
-                observer.predicted(rows, origin, predictions, took_s)
-            if not self._as_record:
-                return label_lines(predictions)
-        return record_lines(
-            rows,
-            origin,
-            matrix=X if self._with_features else None,
-            predictions=predictions,
-        )
+        if self._classifier is None:
+            return record_lines(rows, origin, matrix=matrix(rows) if self._with_features else None)
+        X = matrix(rows)
+        begin = time.monotonic()
+        predictions = ask(self._classifier, X, lambda: _senders(rows, origin))
+        took_s = time.monotonic() - begin
+        for observer in self._observers:
+            observer.predicted(rows, origin, predictions, took_s)
+        if not self._as_record:
+            return label_lines(predictions)
+        return record_lines(rows, origin, matrix=X if self._with_features else None, predictions=predictions)
 
 
 def _senders(rows: Rows, origin: Origin) -> list[Hashable]:

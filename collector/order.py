@@ -127,10 +127,10 @@ class _Run:
     def _read_on(self) -> None:
         self.file.seek(self._at)
         count = min(self.left, _BLOCK_ROWS)
-        raw = self.file.read(count * FLOW.itemsize)
-        self._at += len(raw)
+        read = self.file.read(count * FLOW.itemsize)
+        self._at += len(read)
         self.left -= count
-        self.block = joined([self.block, np.frombuffer(raw, FLOW)])
+        self.block = joined([self.block, np.frombuffer(read, FLOW)])
 
     def up_to(self, start: int) -> Rows:
         """Takes every row that does not start later."""

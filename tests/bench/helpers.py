@@ -23,7 +23,7 @@ from collector.folders import bpf_folder
 from tests import frames
 from tests.bench import walking
 
-__all__ = ["calls_of_a_known_flow", "with_counters"]
+__all__ = ["calls_of_a_known_flow", "info", "with_counters"]
 
 TABLE = 1024
 HOOKS = {"XDP": ("flowml_xdp", 6), "TC": ("flowml_tc", 3)}
@@ -105,18 +105,18 @@ def still_calls(program: Sequence[Insn], map_id: int) -> dict[int, int]:
     return found
 
 
-def _info(fd: int, wanted: bytes = b"") -> bytes:
+def info(fd: int, wanted: bytes = b"") -> bytes:
     """What the kernel says of a program or a map; `wanted` is what it finds where it will say it."""
-    info = ctypes.create_string_buffer(wanted, 256)
-    kernel._bpf(_OBJ_GET_INFO_BY_FD, kernel._attr("IIQ", fd, len(info), ctypes.addressof(info)))
-    return info.raw
+    said = ctypes.create_string_buffer(wanted, 256)
+    kernel._bpf(_OBJ_GET_INFO_BY_FD, kernel._attr("IIQ", fd, len(said), ctypes.addressof(said)))
+    return said.raw
 
 
 def translated(prog_fd: int) -> list[Insn]:
     """A program as the kernel made it of what it was given."""
-    (length,) = struct.unpack_from("=I", _info(prog_fd), 20)  # struct bpf_prog_info
+    (length,) = struct.unpack_from("=I", info(prog_fd), 20)  # struct bpf_prog_info
     room = ctypes.create_string_buffer(length)
-    _info(prog_fd, struct.pack("=20xIQQ", length, 0, ctypes.addressof(room)))
+    info(prog_fd, struct.pack("=20xIQQ", length, 0, ctypes.addressof(room)))
     return insns(room.raw)
 
 
@@ -167,7 +167,7 @@ def calls_of_a_known_flow(source: Path | None = None) -> dict[str, dict[str, int
             program = module.dump_func(name)
             size = 8 * sum(insn.code == _CALL for insn in insns(program))
             counters = kernel._bpf(_MAP_CREATE, kernel._attr("IIIII", _ARRAY, 4, size, 1, 0))
-            (map_id,) = struct.unpack_from("=I", _info(counters), 4)  # struct bpf_map_info
+            (map_id,) = struct.unpack_from("=I", info(counters), 4)  # struct bpf_map_info
             fd = _load(kind, with_counters(program, counters))
             calls = still_calls(translated(fd), map_id)
             for side, segments in _connection(port=1000 + number).items():

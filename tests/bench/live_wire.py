@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from collector import kernel
+from collector.hooks import _ATTACH_XDP
 from tests.bench.generator import Generator
 from tests.bench.rounds import on_core
 from tests.bench.walking import load
@@ -18,7 +19,6 @@ from tests.lab import Host, Pair
 __all__ = ["Sender", "Wire"]
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
-_ATTACH_XDP = 37  # <linux/bpf.h>, BPF_XDP
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

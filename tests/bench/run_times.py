@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from collector import kernel
-from tests.bench.helpers import _info
+from tests.bench import helpers
 
 __all__ = ["counting", "ns_a_run"]
 
@@ -58,6 +58,6 @@ def _programs() -> Iterator[bytes]:
                 continue
             raise
         try:
-            yield _info(fd)
+            yield helpers.info(fd)
         finally:
             os.close(fd)

@@ -192,12 +192,7 @@ def aims(per_second: Found, steps: Found) -> list[Found]:
         )
 
     found = []
-    for way, least in (
-        (FOREST, 150_000),
-        (NO_CLASSIFIER, 500_000),
-        (PLAIN, 500_000),
-        (WITHOUT_PREDICT, 500_000),
-    ):
+    for way, least in AIMS:
         batch, value = best(way)
         found.append(
             aim(

@@ -101,9 +101,8 @@ def test_while_nobody_reads_silent_connections_go_on_timing_out() -> None:
             send(programs, "S", range(port, port + 1))
             send(programs, "R", range(port, port + 1))
             port += 1
-            time.sleep(
-                0.0005
-            )  # the loop is a thread, which is to have the interpreter before the ring is full
+            # The loop is a thread: it is to have the interpreter before the ring is full.
+            time.sleep(0.0005)
         for group in range(3):
             first = 20_000 + 7 * group
             send(programs, "S", range(first, first + 7))
