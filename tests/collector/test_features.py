@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from collector.features import FEATURES, NAMES, matrix
-from collector.records import FLOW, Reason, Rows
+from collector.features import CHUNK, FEATURES, NAMES, matrix
+from collector.records import FLOW, Reason, Rows, joined
 
 S = 1_000_000_000
 
@@ -152,3 +152,16 @@ def test_rows_do_not_touch_each_other() -> None:
     both = matrix(np.concatenate([one, two, one]))
 
     np.testing.assert_array_equal(both, np.concatenate([matrix(one), matrix(two), matrix(one)]))
+
+
+def test_many_at_once_are_as_one_by_one() -> None:
+    """More than are made at a time."""
+    count = 2 * CHUNK + 3
+    rows = joined([flow({"packets": 3, "bytes": 200, "ttl": 64, "first": 1, "last": 3})] * count)
+    rows["side"][:, 0]["bytes"] += np.arange(count, dtype=np.uint64)
+
+    found = matrix(rows)
+
+    assert found.shape == (count, len(NAMES))
+    one_by_one = np.concatenate([matrix(rows[number : number + 1]) for number in range(count)])
+    np.testing.assert_array_equal(found, one_by_one)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from collector import records
 from collector.features import NAMES, matrix
-from collector.lines import Origin, Predictions, label_lines, record_lines
+from collector.lines import _BLOCK_ROWS, Origin, Predictions, label_lines, record_lines
 from collector.records import FLOW, Reason, Rows
 
 CLOCK = 1_700_000_000_000_000_000
@@ -189,3 +189,20 @@ def test_rows_in_this_machines_byte_order_give_the_same_line() -> None:
     origin = Origin(0, iface="x")
     assert record_lines(turned, origin) == 2 * record_lines(rows(), origin)
     assert record_lines(records.joined([rows(), rows()]), origin) == record_lines(turned, origin)
+
+
+def test_many_at_once_are_as_one_by_one() -> None:
+    """More than are made at a time: every row keeps its numbers, its label and its probability."""
+    count = 2 * _BLOCK_ROWS + 3
+    found = records.joined([rows()] * count)[:count]
+    found["side"][:, 0]["first_ns"] += np.arange(count, dtype=np.uint64)
+    numbers = np.arange(count * len(NAMES)).reshape(count, -1) / 4
+    predictions = Predictions(["a", "b", "c"], np.arange(count) % 3, np.arange(count) / count)
+
+    lines = record_lines(found, Origin(0, iface="x"), matrix=numbers, predictions=predictions)
+
+    one_by_one = [
+        record_lines(found[i], Origin(0, iface="x"), matrix=numbers[i], predictions=predictions.of(i))
+        for i in (slice(number, number + 1) for number in range(count))
+    ]
+    assert lines.splitlines(keepends=True) == one_by_one
