@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from collector.errors import InputError, KernelError
 from collector.formatter import Formatter
@@ -46,8 +47,7 @@ class Outcome:
     stopped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """An input that is open: a capture, or what may be one."""
 
     name: str

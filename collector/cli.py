@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from collector.errors import FlowmlError, UsageError
 from collector.messages import log
 
-__all__ = ["command_line", "main"]
+__all__ = ["main"]
+
+_GARBAGE_AFTER = 50_000
+"""New objects before Python looks for cycles among them, 700 by itself. Imports make tens of thousands, which
+all stay."""
 
 
 def _fill_standard_descriptors() -> None:
@@ -21,28 +23,18 @@ def _fill_standard_descriptors() -> None:
     os.close(descriptor)
 
 
-def command_line(arguments: Sequence[str]) -> Callable[..., Any]:
-    """The command line, as made from many objects that all stay: to look for garbage among them takes time,
-    now and again with every import that a command does."""
-    gc.disable()
-    try:
-        from collector.commands import app_for
-
-        return app_for(arguments)
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def main() -> None:
     """Runs a command. What the user can mend is one line on standard error and an exit code.
 
     A standard output whose reader has gone ends it with 1: Typer's doing.
     """
+    gc.set_threshold(_GARBAGE_AFTER)
     _fill_standard_descriptors()
     arguments = sys.argv[1:] or ["--help"]
     try:
-        code = command_line(arguments)(arguments, standalone_mode=False)
+        from collector.commands import app_for
+
+        code = app_for(arguments)(arguments, standalone_mode=False)
     except FlowmlError as error:
         log(f"flowml: {error}")
         code = error.exit_code

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from collector.errors import ConfigError, UsageError
 
@@ -18,8 +17,7 @@ __all__ = ["DAY_MS", "OPTIONS", "Option", "Settings", "option", "read", "render"
 Value = str | int | float | bool
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One setting: where it stands in the file, what it may be, what it means."""
 
     section: str
@@ -250,8 +248,7 @@ def option(name: str) -> Option:
     return _BY_NAME[name]
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings of one run, checked. Field names and units are those of `OPTIONS`."""
 
     max_connections: int

@@ -7,7 +7,7 @@ made strict. Undefined is NaN, never 0 and never infinity.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,7 @@ class _Flows:
         self.iat_mean = spans / _divisor(self.packets - 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(NamedTuple):
     """One column of the matrix."""
 
     name: str

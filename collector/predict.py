@@ -6,7 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,7 +55,7 @@ def settings_of(files: ModelFiles, settings: Settings, *, given: Sequence[str]) 
     if contract is not None:
         trained = {"filter": contract.filter, "ip": contract.ip, **contract.timeouts}
         known = {name: value for name, value in trained.items() if value is not None and name not in given}
-        settings = replace(settings, **known)  # type: ignore[arg-type]
+        settings = settings._replace(**known)  # type: ignore[arg-type]
     files.check(filter=settings.filter, ip=settings.ip, timeouts=settings.timeouts)
     return settings
 

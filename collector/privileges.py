@@ -14,8 +14,8 @@ import os
 import pwd
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from collector.errors import PrivilegeError
 
@@ -49,8 +49,7 @@ _NOBODY = "nobody"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """A user, with all groups."""
 
     name: str

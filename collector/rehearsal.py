@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
@@ -268,7 +267,7 @@ def _packets_of(said: list[str]) -> int:
 
 def _on_cpu(tape: Tape, limits: Limits) -> list[dict[str, Any]]:
     """The records of the tape without timeouts."""
-    never = replace(limits, tcp_establish_timeout=DAY_MS, tcp_inactivity_timeout=DAY_MS, tls_only=False)
+    never = limits._replace(tcp_establish_timeout=DAY_MS, tcp_inactivity_timeout=DAY_MS, tls_only=False)
     with tape.path.open("rb") as file, Replay(file.fileno(), never) as replay:
         rows = joined(replay.batches())
         if replay.trouble:

@@ -7,10 +7,9 @@ what it has to say about a capture.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +28,7 @@ _PACKETS_AT_ONCE = 1 << 16
 _MS = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What decides which connections there are, as in the kernel. Timeouts in milliseconds."""
 
     max_connections: int
@@ -41,8 +39,7 @@ class Limits:
     """Which versions of IP are looked at: 4, 6 or both."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """What became of a capture's packets and connections, and what was odd about them."""
 
     counters: dict[str, int]
@@ -55,8 +52,7 @@ class Account:
     """Segments that were captured without the bytes that tell a ClientHello."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """A packet as the core saw it."""
 
     time_ns: int

@@ -6,9 +6,8 @@ Beside `TRAIN.jsonl` stands `TRAIN.jsonl.meta.json`, an object with `filter`, `i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,8 +22,7 @@ IP_BEFORE = "4"
 """What was captured where nothing is said of `ip`: there was no other then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """How training data was captured; None where that is unknown."""
 
     filter: str | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -137,7 +136,7 @@ def verify(
     from collector.verify import verify as run
 
     settings = read_settings(config, offline=True, ip=ip, max_connections=max_connections)
-    if not run(captures, replace(offline.limits_of(settings), tls_only=False), live=live, write=typer.echo):
+    if not run(captures, offline.limits_of(settings)._replace(tls_only=False), live=live, write=typer.echo):
         raise typer.Exit(1)
 
 

@@ -58,8 +58,8 @@ INSIDE = """
 import json, sys, time
 started = time.time(), time.process_time()
 import typer
-from collector.cli import command_line
-typer.main.get_command(command_line(["extract"]))
+from collector.commands import app_for
+typer.main.get_command(app_for(["extract"]))
 made = time.time(), time.process_time()
 from collector import offline
 from collector.settings_file import read_settings

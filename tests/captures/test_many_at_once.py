@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from collector.records import ORIGINATOR, Reason, packets, sides
@@ -24,7 +22,7 @@ def test_each_is_found_again(ip: str) -> None:
     frames = [_of(number, frame) for frame in (syn, bytes(reset)) for number in range(CONNECTIONS)]
     capture = pcap((NS_PER_S + number, frame) for number, frame in enumerate(frames))
 
-    found = replayed(capture, replace(LIMITS, max_connections=CONNECTIONS + 1, ip=ip))
+    found = replayed(capture, LIMITS._replace(max_connections=CONNECTIONS + 1, ip=ip))
 
     assert found.fates == {"tracked": 2 * CONNECTIONS}
     assert found.account.counters["opened"] == CONNECTIONS

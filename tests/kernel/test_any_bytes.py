@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -43,7 +42,7 @@ def _as_new(replay: Replay) -> None:
 
 def all_agree(replay: Replay, packets: list[tuple[int, bytes]]) -> None:
     """The same packets, at the same times of the core's clock, through all three."""
-    limits = replace(LIMITS, ip=replay.limits.ip)
+    limits = LIMITS._replace(ip=replay.limits.ip)
     oracle = Oracle(versions=str(IP_VERSIONS[limits.ip]))
     for time_ns, frame in packets:
         oracle.packet(time_ns, frame)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,7 @@ def test_a_contract_from_before_ip() -> None:
     before = Contract.from_json(orjson.dumps(document), "x")
 
     assert before == contract()
-    assert before.origin_differences("m.joblib", replace(ASKED, ip="both")) == [
+    assert before.origin_differences("m.joblib", ASKED._replace(ip="both")) == [
         "m.joblib was trained on ip=4, but ip=both is asked: pass --ip 4, or train on such data"
     ]
 
