@@ -103,7 +103,7 @@ class _Transformer:
 
     def fit(self, rows: Dataset, what: str) -> Network:
         batch = batch_rows(self.schedule, len(rows), self.device)
-        self.say(f"{what}: {self.schedule.epochs} epochs, {batch} rows a step, on {self.device}")
+        self.say(f"{what}: {self.schedule.epochs} epochs, {batch} rows a step, on {self.device.to_train}")
         with progress(what, self.schedule.epochs, "epochs") as advance:
             return fit(rows, self.hyperparameters, self.schedule, self.device, lambda: advance(1))
 
@@ -114,7 +114,7 @@ class _Transformer:
         parameters = {
             "hyperparameters": self.hyperparameters.to_json(),
             "scaling": scaling.to_json(fitted.edges.cpu().numpy()),
-            "training": {**self.schedule.to_json(), "device": str(self.device)},
+            "training": {**self.schedule.to_json(), "device": self.device.to_train},
         }
         return (
             weights.ESTIMATOR,

@@ -16,9 +16,7 @@ to read the libraries any more.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import io
 import warnings
 from collections.abc import Hashable, Sequence
 
@@ -39,6 +37,7 @@ with warnings.catch_warnings():
     # A package that it imports uses it; which kind of warning that is depends on PyTorch's version.
     warnings.filterwarnings("ignore", r".torch\.jit\.script. is deprecated")
     from iTransformer import iTransformer
+    from iTransformer.attend import Attend
 
 __all__ = ["PACKAGE_VERSION", "Network", "SequenceClassifier", "TransformerClassifier", "classifier_of"]
 
@@ -72,10 +71,15 @@ class Network(nn.Module):
         given = hyperparameters.to_json()
         numbers = edges.shape[1]  # one a bin, and one whether it is defined
         given["lookback_len"] = given["num_variates"] + given["lookback_len"] * numbers
-        # It prints which attention it takes, on standard output, which is for JSON.
-        with contextlib.redirect_stdout(io.StringIO()):
-            # Its four streams of residuals take several times as long, and learn no better here.
-            self.transformer = iTransformer(**given, num_residual_streams=1)
+        # Its four streams of residuals take several times as long, and learn no better here.
+        self.transformer = iTransformer(**{**given, "flash_attn": False}, num_residual_streams=1)
+        for part in self.transformer.modules():
+            if isinstance(part, Attend):
+                # Fused attention is asked for afterwards. Asked for at once, the package would start up a GPU
+                # in a process that answers on the CPU, and may have no rights by then; print its name on
+                # standard output; and take one of PyTorch's kernels by it, which may know no float32, or no
+                # heads so wide. Of all of them, as on a CPU, PyTorch takes the first that can.
+                part.flash, part.cuda_config = hyperparameters.flash_attn, part.cpu_config
         self.head = nn.Linear(given["num_variates"] * given["pred_length"], n_classes)
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -128,7 +132,7 @@ class TransformerClassifier:
         """Of every class, shape (n_rows, n_classes), for windows as from `ml.windows`."""
         found = np.empty((len(windows), len(self.labels)))
         step = _ROWS_AT_ONCE_ON_A_GPU if self._device.is_gpu else _ROWS_AT_ONCE
-        with torch.inference_mode(), self._device.precision():
+        with torch.inference_mode():
             for first in range(0, len(windows), step):
                 part = torch.from_numpy(windows[first : first + step]).to(self._device.place)
                 found[first : first + step] = self._network(part).double().softmax(dim=1).cpu().numpy()
