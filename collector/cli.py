@@ -29,6 +29,8 @@ def main() -> None:
     A standard output whose reader has gone ends it with 1: Typer's doing.
     """
     gc.set_threshold(_GARBAGE_AFTER)
+    # numpy's library for matrices starts a thread for each processor, which looks for work until it sleeps.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _fill_standard_descriptors()
     arguments = sys.argv[1:] or ["--help"]
     try:

@@ -39,6 +39,19 @@ def test_a_command_alone_is_as_among_all() -> None:
         assert found.get_help(typer.Context(found)) == command.get_help(typer.Context(command))
 
 
+def test_numpy_starts_no_threads() -> None:
+    """Its library for matrices would start one for each processor, which does nothing but look for work."""
+    code = (
+        "import atexit, os, sys\nfrom collector.cli import main\n"
+        "atexit.register(lambda: print('numpy' in sys.modules, len(os.listdir('/proc/self/task'))))\n"
+        "sys.argv = ['flowml', 'extract', '/dev/null', '--outfile', '/dev/null']\nmain()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.stdout == "True 1\n"
+
+
 def test_a_wrong_command_line_is_one_line() -> None:
     """And exit code 2."""
     for arguments in (["attach"], ["atach"], ["collect", "lo"], ["train", "x", "y", "--trees", "many"]):
