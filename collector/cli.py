@@ -9,7 +9,7 @@ import sys
 from collector.errors import FlowmlError, UsageError
 from collector.messages import log
 
-__all__ = ["main"]
+__all__ = ["main", "prepare"]
 
 _GARBAGE_AFTER = 50_000
 """New objects before Python looks for cycles among them, 700 by itself. Imports make tens of thousands, which
@@ -23,14 +23,19 @@ def _fill_standard_descriptors() -> None:
     os.close(descriptor)
 
 
+def prepare() -> None:
+    """Spares the imports that follow what nobody needs."""
+    gc.set_threshold(_GARBAGE_AFTER)
+    # numpy's library for matrices starts a thread for each processor, which looks for work until it sleeps.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def main() -> None:
     """Runs a command. What the user can mend is one line on standard error and an exit code.
 
     A standard output whose reader has gone ends it with 1: Typer's doing.
     """
-    gc.set_threshold(_GARBAGE_AFTER)
-    # numpy's library for matrices starts a thread for each processor, which looks for work until it sleeps.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    prepare()
     _fill_standard_descriptors()
     arguments = sys.argv[1:] or ["--help"]
     try:

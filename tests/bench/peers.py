@@ -57,6 +57,8 @@ CIC_PACKETS, CIC_ROUNDS = 4000, 3
 INSIDE = """
 import json, sys, time
 started = time.time(), time.process_time()
+from collector.cli import prepare
+prepare()
 import typer
 from collector.commands import app_for
 typer.main.get_command(app_for(["extract"]))
@@ -71,16 +73,14 @@ print(json.dumps([(float(sys.argv[3]), 0), started, made, imported, ended]))
 """
 
 
-def inside(path: Path, which: str, rounds: int) -> Found:
+PARTS = ("until Python runs", "the command line", "numpy and the rest", "reading, features, lines")
+
+
+def inside(path: Path, which: str) -> list[float]:
     """Seconds of CPU of a `flowml extract`, by part."""
-    parts = ("until Python runs", "the command line", "numpy and the rest", "reading, features, lines")
-    found: dict[str, list[float]] = {part: [] for part in parts}
-    for _ in range(rounds):
-        argv = [str(FLOWML.with_name("python")), "-c", INSIDE, str(path), which, str(time.time())]
-        moments = json.loads(timed(argv).out)
-        for part, (before, after) in zip(parts, pairwise(moments), strict=True):
-            found[part].append(after[1] - before[1])
-    return found
+    argv = [str(FLOWML.with_name("python")), "-c", INSIDE, str(path), which, str(time.time())]
+    moments = json.loads(timed(argv).out)
+    return [after[1] - before[1] for before, after in pairwise(moments)]
 
 
 def measure(rounds: int) -> Found:
@@ -91,6 +91,9 @@ def measure(rounds: int) -> Found:
     install(CIC, *CICFLOWMETER)
     counts = compare()
     took: dict[str, dict[str, list[Run]]] = {name: {"whole": [], "short": []} for name in (*TOOLS, CIC)}
+    parts: dict[str, dict[str, list[float]]] = {
+        which: {part: [] for part in PARTS} for which in ("tls", "tcp")
+    }
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
         paths = {"whole": folder / "whole.pcap", "short": folder / "short.pcap"}
@@ -107,7 +110,9 @@ def measure(rounds: int) -> Found:
                 print(f"round {number + 1}: {tool} {took[tool]['whole'][-1].wall_s:.2f} s", file=sys.stderr)
             if number < CIC_ROUNDS:
                 took[CIC]["whole"].append(timed(cicflowmeter(few)))
-        parts = {which: inside(paths["whole"], which, rounds) for which in ("tls", "tcp")}
+            for which, by_part in parts.items():
+                for part, cpu_s in zip(PARTS, inside(paths["whole"], which), strict=True):
+                    by_part[part].append(cpu_s)
     runs = {
         tool: {
             length: [{"wall_s": one.wall_s, "cpu_s": one.cpu_s, "peak_mb": one.peak_mb} for one in ones]
