@@ -89,8 +89,10 @@ def main() -> None:
     taken = Samples()
     lines = 0
     with tempfile.TemporaryDirectory() as name, veth_pair() as wire:
-        folder, outfile, model = Path(name), Path(name) / "out.jsonl", Path(name) / "model.joblib"
-        folder.chmod(0o777)  # it runs as nobody, and makes its output anew
+        folder, outfile, model = Path(name), Path(name) / "lines" / "out.jsonl", Path(name) / "model.joblib"
+        folder.chmod(0o755)
+        outfile.parent.mkdir()
+        outfile.parent.chmod(0o777)  # it runs as nobody, and makes its output anew
         a_model(model)
         settings = folder / "soak.toml"
         settings.write_text("[conntrack]\n" + "".join(f"{key} = {n}\n" for key, n in TIMEOUTS.items()))
