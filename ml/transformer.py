@@ -71,8 +71,9 @@ class Network(nn.Module):
         given = hyperparameters.to_json()
         numbers = edges.shape[1]  # one a bin, and one whether it is defined
         given["lookback_len"] = given["num_variates"] + given["lookback_len"] * numbers
+        given["flash_attn"] = False  # see below
         # Its four streams of residuals take several times as long, and learn no better here.
-        self.transformer = iTransformer(**{**given, "flash_attn": False}, num_residual_streams=1)
+        self.transformer = iTransformer(**given, num_residual_streams=1)
         for part in self.transformer.modules():
             if isinstance(part, Attend):
                 # Fused attention is asked for afterwards. Asked for at once, the package would start up a GPU

@@ -4,16 +4,14 @@
 
 An answer, in microseconds a row: on the CPU with one thread, as `attach` and `predict` have it; on rows in
 random order, each turn `TURN_S` long at least. And training, in rows a second: an epoch after a first one, on
-all threads, of the rows as they are and, on a GPU, of the same `OFTEN` times over. Printed are the median
-over the rounds and, in brackets, the lowest and the highest.
+all threads, of the rows as they are and, on a GPU, of the same `OFTEN` times over. Printed are the median of
+the rounds and, in brackets, the quartiles.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from ml.hyperparameters import DEFAULTS
 from ml.transformer import classifier_of
 from ml.transformer_training import Schedule, batch_rows, fit
 from tests.bench.engines import ROWS, SIZES, turn
-from tests.bench.rounds import ROUNDS
+from tests.bench.rounds import ROUNDS, spread
 
 OFTEN = 64
 
@@ -41,7 +39,7 @@ def answering(data: Dataset, device: Device) -> None:
     rows = data.X[np.random.default_rng(0).integers(0, len(data), ROWS)]
     for size in SIZES:
         took = [turn(classifier.predict, rows, size) for _ in range(ROUNDS)]
-        print(f"{size:>9,} rows at a time: {_spread(took, 1)} us a row", flush=True)
+        print(f"{size:>9,} rows at a time: {spread(took, 1)} us a row", flush=True)
     torch.set_num_threads(threads)
 
 
@@ -51,12 +49,7 @@ def training(data: Dataset, device: Device, rounds: int) -> None:
     fit(data, DEFAULTS, Schedule(epochs=rounds + 1), device, lambda: ends.append(time.perf_counter()))
     rates = [len(data) / took for took in np.diff(ends)]
     batch = batch_rows(Schedule(), len(data), device)
-    print(f"{len(data):>9,} rows, {batch:,} a step: {_spread(rates, 0)} rows a second", flush=True)
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    median, low, high = (f"{v:,.{digits}f}" for v in (statistics.median(values), min(values), max(values)))
-    return f"{median} [{low} {high}]"
+    print(f"{len(data):>9,} rows, {batch:,} a step: {spread(rates, 0)} rows a second", flush=True)
 
 
 def main() -> None:

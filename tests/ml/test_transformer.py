@@ -210,11 +210,21 @@ def test_it_learns(dtype: torch.dtype) -> None:
     y[hidden] = 2
     data = replace(dataset(y.tolist()), X=values)
 
-    schedule = Schedule(epochs=20, batch_size=32, lr=1e-2)
-    one = fit(data, replace(SMALL, lookback_len=1), schedule, replace(CPU, dtype=dtype), lambda: None)
+    schedule, device = Schedule(epochs=20, batch_size=32, lr=1e-2), replace(CPU, dtype=dtype)
+    one = fit(data, replace(SMALL, lookback_len=1), schedule, device, lambda: None)
 
     assert {value.dtype for value in one.parameters()} == {torch.float32}
     assert (classifier_of(one, data.classes, CPU).predict(values)[0] == y).mean() > 0.97
+
+
+def test_answers_are_the_same_in_every_precision_of_training() -> None:
+    """They are in float32 on a GPU too, so that a label does not depend on where it was asked for."""
+    half = replace(CPU, dtype=torch.bfloat16)
+
+    rough, fine = (classifier_of(network(), MACS, device).predict(X) for device in (half, CPU))
+
+    assert rough[0].tolist() == fine[0].tolist()
+    assert rough[1].tolist() == fine[1].tolist()
 
 
 def test_diverging_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
